@@ -1,0 +1,203 @@
+//! Builds every part from the flags, starts every task, and stops them in reverse order. Called
+//! by `main`, and by tests with addresses of their own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::cli::{Cli, listen_address};
+use crate::clock::{Clock, SystemClock};
+use crate::cluster::manifests::Manifests;
+use crate::cluster::{self, Stores, discovery};
+use crate::delivery::Delivery;
+use crate::delivery::resolve::Resolver;
+use crate::ingest::Door;
+use crate::ops::health;
+use crate::ops::metrics::Metrics;
+use crate::outbox::{Limits, MemoryOutbox, Outbox};
+use crate::pipeline::Pipeline;
+use crate::reconcile::{ClusterWriter, LogWriter, Reconciler};
+use crate::view::View;
+
+/// Where Providers, Alerts and Secrets come from.
+pub enum Source {
+    /// A cluster.
+    Cluster(kube::Client),
+    /// A directory of YAML.
+    Manifests(PathBuf),
+}
+
+/// A running Herald.
+pub struct App {
+    /// Where the events door is.
+    pub events: SocketAddr,
+    /// Where the probes are.
+    pub health: SocketAddr,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What is known of the cluster.
+    pub stores: Arc<Stores>,
+    /// What is accepted and not said yet.
+    pub outbox: Arc<dyn Outbox>,
+    delivery: Delivery,
+    memory: Arc<MemoryOutbox>,
+    stop: watch::Sender<bool>,
+    door: tokio::task::JoinHandle<()>,
+    tasks: JoinSet<()>,
+}
+
+impl App {
+    /// Builds and starts everything.
+    ///
+    /// # Errors
+    /// What keeps it from starting, in words with the flag to change.
+    pub async fn start(cli: &Cli, source: Source) -> anyhow::Result<Self> {
+        crate::install_tls_provider();
+        let namespace = match (cli.watch_all_namespaces, &cli.runtime_namespace) {
+            (true, _) => None,
+            (false, Some(namespace)) if !namespace.is_empty() => Some(namespace.clone()),
+            (false, _) => {
+                anyhow::bail!("--watch-all-namespaces=false needs the namespace in RUNTIME_NAMESPACE, which is empty")
+            }
+        };
+        let events = bind("--events-addr", &cli.events_addr).await?;
+        let health_listener = bind("--health-addr", &cli.health_addr).await?;
+        let metrics_listener = bind("--metrics-addr", &cli.metrics_addr).await?;
+
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let metrics = Arc::new(Metrics::default());
+        let stores = Arc::new(Stores::default());
+        let view: Arc<dyn View> = stores.clone();
+        let resolver = Arc::new(Resolver::new(clock.clone()));
+        let limits =
+            Limits { jobs: cli.outbox_max_jobs, repeat_interval: cli.rate_limit_interval, ..Limits::default() };
+        let memory = Arc::new(MemoryOutbox::new(limits));
+        let outbox: Arc<dyn Outbox> = memory.clone();
+        let delivery = Delivery::new(outbox.clone(), view.clone(), resolver.clone(), clock.clone(), metrics.clone());
+        let pipeline = Arc::new(Pipeline {
+            index: stores.index.clone(),
+            view: view.clone(),
+            outbox: outbox.clone(),
+            delivery: delivery.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            no_cross_namespace: cli.no_cross_namespace_refs,
+        });
+
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        let app_events = events.local_addr()?;
+        let app_health = health_listener.local_addr()?;
+        tasks.spawn(serve(health_listener, health::probes(view.clone())));
+        tasks.spawn(serve(metrics_listener, health::metrics(metrics.clone())));
+        tasks.spawn(delivery.clone().run());
+        tasks.spawn(tell_delivery(stores.clone(), delivery.clone()));
+        let door = Door::new(pipeline, metrics.clone());
+        let mut door_stopped = stopped;
+        let door = tokio::spawn(door.serve(events, async move {
+            let _ = door_stopped.wait_for(|stop| *stop).await;
+        }));
+        match source {
+            Source::Manifests(dir) => {
+                let manifests = Manifests::open(&dir, stores.clone(), metrics.clone())
+                    .with_context(|| format!("--manifests: cannot read the directory {}", dir.display()))?;
+                tasks.spawn(async move {
+                    if let Err(error) = manifests.follow().await {
+                        tracing::error!(logger = "manifests", %error, "changes of the directory cannot be followed; restart to read it again");
+                    }
+                });
+                let writer = Arc::new(LogWriter::default());
+                tasks.spawn(Reconciler::new(stores.clone(), resolver, clock, writer).run());
+            }
+            Source::Cluster(client) => {
+                let (stores, metrics) = (stores.clone(), metrics.clone());
+                tasks.spawn(async move {
+                    let api = discovery::discover(&client).await;
+                    let mut tasks = JoinSet::new();
+                    cluster::start(&mut tasks, &client, &api, namespace.as_deref(), &stores, &metrics);
+                    let writer = Arc::new(ClusterWriter::new(client, api));
+                    tasks.spawn(Reconciler::new(stores, resolver, clock, writer).run());
+                    while tasks.join_next().await.is_some() {}
+                });
+            }
+        }
+        tracing::info!(logger = "setup", events = %app_events, health = %app_health, "started");
+        Ok(Self {
+            events: app_events,
+            health: app_health,
+            metrics,
+            stores,
+            outbox,
+            delivery,
+            memory,
+            stop,
+            door,
+            tasks,
+        })
+    }
+
+    /// Stops in the order that loses least: no more events, then what is under way, then the rest.
+    pub async fn shutdown(mut self, grace: std::time::Duration) {
+        self.memory.close();
+        let _ = self.stop.send(true);
+        if !self.delivery.stop(grace).await {
+            tracing::warn!(logger = "setup", "requests under way did not end in time");
+        }
+        let held = self.outbox.counts().held;
+        if held > 0 {
+            tracing::error!(
+                logger = "setup",
+                lost = held,
+                "the outbox is in memory: what waited is lost with the process"
+            );
+        }
+        self.door.abort();
+        self.tasks.shutdown().await;
+    }
+
+    /// Runs until a part ends that never should; says which.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        match self.tasks.join_next().await {
+            Some(Err(error)) => anyhow::anyhow!("a part of Herald panicked: {error}"),
+            _ => anyhow::anyhow!("a part of Herald ended that never should"),
+        }
+    }
+}
+
+/// Resolves at SIGTERM or SIGINT.
+pub async fn asked_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    tracing::info!(logger = "setup", "asked to stop");
+}
+
+async fn bind(flag: &str, address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(listen_address(address))
+        .await
+        .with_context(|| format!("{flag}: cannot listen on {address}; is another process there?"))
+}
+
+async fn serve(listener: TcpListener, router: axum::Router) {
+    // Ends only with the process.
+    let _ = axum::serve(listener, router).await;
+}
+
+/// Wakes what waits for a Provider when it or a Secret of it changes.
+async fn tell_delivery(stores: Arc<Stores>, delivery: Delivery) {
+    loop {
+        for key in stores.for_delivery.take().await {
+            if let Some(view) = stores.provider(&key) {
+                delivery.provider_changed(&view.provider.meta.uid);
+            }
+        }
+    }
+}

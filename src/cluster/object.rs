@@ -1,0 +1,70 @@
+//! From an object as the API server or a file has it to the types of `api`. Objects of every
+//! served version have the same fields.
+
+use std::collections::BTreeMap;
+
+use kube::api::DynamicObject;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::api::conditions::Condition;
+use crate::api::meta::uid_without_cluster;
+use crate::api::{Key, OLD_FINALIZER, ObjectMeta};
+
+/// Prefix of our own annotations, the only ones that are kept.
+const OUR_ANNOTATIONS: &str = "herald.sh/";
+
+/// What the API server has in an object besides its spec.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// The generation of the spec.
+    pub generation: i64,
+    /// The conditions that stand.
+    pub conditions: Vec<Condition>,
+    /// The object is being deleted, and only an old finalizer of Flux's, among these, holds it.
+    pub finalizers_to_strip: Option<Vec<String>>,
+    /// For optimistic locking.
+    pub resource_version: String,
+}
+
+/// The parts of an object's metadata that Herald keeps.
+pub fn meta(object: &DynamicObject) -> ObjectMeta {
+    let metadata = &object.metadata;
+    let key =
+        Key::new(metadata.namespace.as_deref().unwrap_or("default"), metadata.name.as_deref().unwrap_or_default());
+    let annotations: BTreeMap<String, String> = metadata
+        .annotations
+        .iter()
+        .flatten()
+        .filter(|(name, _)| name.starts_with(OUR_ANNOTATIONS))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    ObjectMeta {
+        uid: metadata.uid.as_deref().map_or_else(|| uid_without_cluster(&key), Into::into),
+        generation: metadata.generation.unwrap_or_default(),
+        annotations,
+        key,
+    }
+}
+
+/// The spec, or what is wrong with it; no spec at all is an empty one where that can be.
+pub fn spec<T: DeserializeOwned>(object: &DynamicObject, default: Option<T>) -> Result<T, String> {
+    match (object.data.get("spec"), default) {
+        (None | Some(Value::Null), Some(default)) => Ok(default),
+        (spec, _) => serde_json::from_value(spec.cloned().unwrap_or_default())
+            .map_err(|error| format!("spec cannot be read: {error}")),
+    }
+}
+
+/// What stands in the object besides its spec. Conditions that cannot be read count as absent.
+pub fn observed(object: &DynamicObject) -> Observed {
+    let conditions = object.data.pointer("/status/conditions").cloned();
+    let finalizers = object.metadata.finalizers.as_deref().unwrap_or_default();
+    let held = object.metadata.deletion_timestamp.is_some() && finalizers.iter().any(|name| name == OLD_FINALIZER);
+    Observed {
+        generation: object.metadata.generation.unwrap_or_default(),
+        conditions: conditions.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default(),
+        finalizers_to_strip: held.then(|| finalizers.iter().filter(|name| *name != OLD_FINALIZER).cloned().collect()),
+        resource_version: object.metadata.resource_version.clone().unwrap_or_default(),
+    }
+}

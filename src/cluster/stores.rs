@@ -1,0 +1,263 @@
+//! Alerts, Providers and the Secrets they name, as of now. Fed by `watch`, `secrets` or
+//! `manifests`; answers the path as a [`View`].
+
+use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::RwLock;
+
+use super::{Changes, ObjectKind, ObjectRef, Observed};
+use crate::api::{Alert, Key, Provider};
+use crate::matching::{CompiledAlert, SharedIndex};
+use crate::view::{ProviderView, SecretView, View};
+
+/// See the module.
+#[derive(Default)]
+pub struct Stores {
+    /// Where Alerts are found.
+    pub index: SharedIndex,
+    /// Providers that changed, or a Secret of theirs; read by `delivery`.
+    pub for_delivery: Changes<Key>,
+    /// Objects whose conditions may have to change; read by `reconcile`.
+    pub for_reconcile: Changes<ObjectRef>,
+    /// Secrets that must be read; read by `secrets`.
+    pub to_read: Changes<Key>,
+    state: RwLock<State>,
+    alerts_listed: AtomicBool,
+    providers_listed: AtomicBool,
+    synced: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    providers: HashMap<Key, Arc<ProviderView>>,
+    by_uid: HashMap<Arc<str>, Key>,
+    /// Secrets that some Provider names, and nothing of any other.
+    secrets: BTreeMap<Key, Named>,
+    observed: HashMap<ObjectRef, Observed>,
+    bad: HashMap<ObjectRef, String>,
+    version: u64,
+}
+
+/// A Secret that somebody names.
+struct Named {
+    secret: SecretView,
+    by: BTreeSet<Key>,
+}
+
+impl Stores {
+    /// An Alert as it is now.
+    pub fn apply_alert(&self, alert: &Alert, observed: Observed) {
+        let object = ObjectRef { kind: ObjectKind::Alert, key: alert.meta.key.clone() };
+        let standing = self.index.get(&object.key);
+        let unchanged = standing.is_some_and(|old| {
+            old.uid == alert.meta.uid && old.generation == alert.meta.generation && old.generation > 0
+        });
+        if !unchanged {
+            self.index.apply(Arc::new(CompiledAlert::new(alert)));
+        }
+        self.observe(object, observed, None);
+    }
+
+    /// A Provider as it is now. Secrets it is the first to name are asked for.
+    pub fn apply_provider(&self, provider: Provider, observed: Observed) {
+        let object = ObjectRef { kind: ObjectKind::Provider, key: provider.meta.key.clone() };
+        let standing = self.provider(&object.key);
+        let unchanged = standing.is_some_and(|old| {
+            let (old, new) = (&old.provider, &provider);
+            old.meta.uid == new.meta.uid && old.meta.annotations == new.meta.annotations && old.spec == new.spec
+        });
+        if !unchanged {
+            self.replace_provider(provider);
+        }
+        self.observe(object, observed, None);
+    }
+
+    /// An object that is there and cannot be read: it is left out, and says so.
+    pub fn apply_bad(&self, object: ObjectRef, observed: Observed, why: String) {
+        self.take_out(&object);
+        self.observe(object, observed, Some(why));
+    }
+
+    /// An object that is gone.
+    pub fn remove(&self, object: &ObjectRef) {
+        self.take_out(object);
+        let mut state = self.state.write();
+        state.observed.remove(object);
+        state.bad.remove(object);
+        drop(state);
+        self.for_reconcile.add(object.clone());
+    }
+
+    /// The first list of a kind, or a later one, is complete: what is not in it is gone.
+    pub fn listed(&self, kind: ObjectKind, seen: &BTreeSet<Key>) {
+        let known: Vec<Key> = {
+            let state = self.state.read();
+            let of_kind = state.observed.keys().filter(|object| object.kind == kind);
+            of_kind.map(|object| object.key.clone()).filter(|key| !seen.contains(key)).collect()
+        };
+        for key in known {
+            self.remove(&ObjectRef { kind, key });
+        }
+        match kind {
+            ObjectKind::Alert => self.alerts_listed.store(true, Ordering::SeqCst),
+            ObjectKind::Provider => self.providers_listed.store(true, Ordering::SeqCst),
+        }
+        self.check_synced();
+    }
+
+    /// What a Secret that somebody names holds now.
+    pub fn set_secret(&self, key: &Key, secret: SecretView) {
+        let mut state = self.state.write();
+        let Some(named) = state.secrets.get_mut(key) else { return };
+        named.secret = secret;
+        let by: Vec<Key> = named.by.iter().cloned().collect();
+        for provider in by {
+            if let Some(view) = state.providers.get(&provider).cloned() {
+                self.publish(&mut state, view.provider.clone());
+            }
+        }
+        drop(state);
+        self.check_synced();
+    }
+
+    /// Whether some Provider names this Secret.
+    pub fn is_named(&self, secret: &Key) -> bool {
+        self.state.read().secrets.contains_key(secret)
+    }
+
+    /// Every Secret that some Provider names.
+    pub fn named_secrets(&self) -> Vec<Key> {
+        self.state.read().secrets.keys().cloned().collect()
+    }
+
+    /// What stands in an object besides its spec; `None` when it is gone.
+    pub fn observed(&self, object: &ObjectRef) -> Option<Observed> {
+        self.state.read().observed.get(object).cloned()
+    }
+
+    /// Why an object that is there cannot be read.
+    pub fn bad(&self, object: &ObjectRef) -> Option<String> {
+        self.state.read().bad.get(object).cloned()
+    }
+
+    fn observe(&self, object: ObjectRef, observed: Observed, bad: Option<String>) {
+        let mut state = self.state.write();
+        match bad {
+            Some(why) => state.bad.insert(object.clone(), why),
+            None => state.bad.remove(&object),
+        };
+        state.observed.insert(object.clone(), observed);
+        drop(state);
+        self.for_reconcile.add(object);
+    }
+
+    fn take_out(&self, object: &ObjectRef) {
+        match object.kind {
+            ObjectKind::Alert => {
+                self.index.remove(&object.key);
+            }
+            ObjectKind::Provider => {
+                let mut state = self.state.write();
+                if let Some(view) = state.providers.remove(&object.key) {
+                    state.by_uid.remove(&view.provider.meta.uid);
+                    state.unname(&view.provider, &[]);
+                    self.changed(&object.key);
+                }
+            }
+        }
+    }
+
+    fn replace_provider(&self, provider: Provider) {
+        let mut state = self.state.write();
+        let old = state.providers.remove(&provider.meta.key);
+        for name in provider.spec.secret_names() {
+            let secret = Key::new(provider.meta.key.namespace.clone(), name);
+            let entry = state.secrets.entry(secret.clone());
+            if matches!(entry, Entry::Vacant(_)) {
+                self.to_read.add(secret);
+            }
+            let named = entry.or_insert_with(|| Named { secret: SecretView::Unread, by: BTreeSet::new() });
+            named.by.insert(provider.meta.key.clone());
+        }
+        if let Some(old) = old {
+            state.by_uid.remove(&old.provider.meta.uid);
+            state.unname(&old.provider, &provider.spec.secret_names());
+        }
+        self.publish(&mut state, provider);
+    }
+
+    /// Makes a new view of a Provider with its Secrets as they are now.
+    fn publish(&self, state: &mut State, provider: Provider) {
+        let key = provider.meta.key.clone();
+        state.version += 1;
+        let secrets = provider
+            .spec
+            .secret_names()
+            .into_iter()
+            .filter_map(|name| {
+                let named = state.secrets.get(&Key::new(key.namespace.clone(), name))?;
+                Some((name.to_owned(), named.secret.clone()))
+            })
+            .collect();
+        let version = state.version;
+        state.by_uid.insert(provider.meta.uid.clone(), key.clone());
+        state.providers.insert(key.clone(), Arc::new(ProviderView { provider, secrets, version }));
+        self.changed(&key);
+    }
+
+    /// A Provider changed: what waits for it is tried, and it and its Alerts are judged anew.
+    fn changed(&self, provider: &Key) {
+        self.for_delivery.add(provider.clone());
+        self.for_reconcile.add(ObjectRef { kind: ObjectKind::Provider, key: provider.clone() });
+        for alert in self.index.of_provider(provider) {
+            self.for_reconcile.add(ObjectRef { kind: ObjectKind::Alert, key: alert.key.clone() });
+        }
+    }
+
+    fn check_synced(&self) {
+        if self.synced.load(Ordering::Relaxed) {
+            return;
+        }
+        let listed = self.alerts_listed.load(Ordering::SeqCst) && self.providers_listed.load(Ordering::SeqCst);
+        let read = || !self.state.read().secrets.values().any(|named| matches!(named.secret, SecretView::Unread));
+        if listed && read() {
+            tracing::info!(logger = "cluster", "all Alerts, Providers and their Secrets are known");
+            self.synced.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+impl State {
+    /// A Provider no longer names its Secrets, but for those in `keep`; what nobody names is
+    /// forgotten.
+    fn unname(&mut self, provider: &Provider, keep: &[&str]) {
+        for name in provider.spec.secret_names().into_iter().filter(|name| !keep.contains(name)) {
+            let secret = Key::new(provider.meta.key.namespace.clone(), name);
+            if let Some(named) = self.secrets.get_mut(&secret) {
+                named.by.remove(&provider.meta.key);
+                if named.by.is_empty() {
+                    self.secrets.remove(&secret);
+                }
+            }
+        }
+    }
+}
+
+impl View for Stores {
+    fn synced(&self) -> bool {
+        self.synced.load(Ordering::SeqCst)
+    }
+
+    fn provider(&self, key: &Key) -> Option<Arc<ProviderView>> {
+        self.state.read().providers.get(key).cloned()
+    }
+
+    fn provider_by_uid(&self, uid: &str) -> Option<Arc<ProviderView>> {
+        let state = self.state.read();
+        state.providers.get(state.by_uid.get(uid)?).cloned()
+    }
+}

@@ -1,0 +1,75 @@
+//! One guarded watch: a bad object is skipped, counted and told so; the watch and the others go on.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use kube::Client;
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
+
+use super::object::{meta, observed, spec};
+use super::{ObjectKind, ObjectRef, Stores};
+use crate::api::{Alert, AlertSpec, Key, Provider};
+use crate::ops::metrics::Metrics;
+
+/// Watches one kind into the stores, for ever.
+pub async fn objects(
+    client: Client,
+    resource: ApiResource,
+    kind: ObjectKind,
+    namespace: Option<String>,
+    stores: Arc<Stores>,
+    metrics: Arc<Metrics>,
+) {
+    let api: Api<DynamicObject> = match &namespace {
+        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+        None => Api::all_with(client, &resource),
+    };
+    let mut stream = watcher::watcher(api, watcher::Config::default()).default_backoff().boxed();
+    let mut seen = BTreeSet::new();
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(Event::Init) => seen.clear(),
+            Ok(Event::InitApply(object)) => {
+                seen.insert(apply(kind, &object, &stores, &metrics));
+            }
+            Ok(Event::Apply(object)) => {
+                apply(kind, &object, &stores, &metrics);
+            }
+            Ok(Event::Delete(object)) => stores.remove(&ObjectRef { kind, key: meta(&object).key }),
+            Ok(Event::InitDone) => stores.listed(kind, &std::mem::take(&mut seen)),
+            Err(error) => {
+                tracing::warn!(logger = "cluster", %kind, %error, "the watch broke, it will be opened again");
+            }
+        }
+    }
+}
+
+/// Puts an object into the stores. Also used for files.
+pub fn apply(kind: ObjectKind, object: &DynamicObject, stores: &Stores, metrics: &Metrics) -> Key {
+    let meta = meta(object);
+    let key = meta.key.clone();
+    let observed = observed(object);
+    let good = match kind {
+        ObjectKind::Alert => spec(object, Some(AlertSpec::default()))
+            .map(|spec| stores.apply_alert(&Alert { meta, spec }, observed.clone())),
+        ObjectKind::Provider => {
+            spec(object, None).map(|spec| stores.apply_provider(Provider { meta, spec }, observed.clone()))
+        }
+    };
+    if let Err(why) = good {
+        metrics.bad_object();
+        tracing::error!(
+            logger = "cluster",
+            controllerKind = %kind,
+            name = %key.name,
+            namespace = %key.namespace,
+            error = %why,
+            "the object is left out until it is mended"
+        );
+        stores.apply_bad(ObjectRef { kind, key: key.clone() }, observed, why);
+    }
+    key
+}

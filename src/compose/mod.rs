@@ -1,0 +1,58 @@
+//! STAGE 3: what is to be said. Pure: an event and the Alert and Provider that want it become a
+//! [`Notice`], free of any vendor, or a reason why there is nothing to say.
+
+mod metadata;
+mod notice;
+mod revision;
+mod status;
+mod status_id;
+pub mod text;
+
+pub use metadata::{clean, combine};
+pub use notice::{CommitStatus, Notice, Slot, State};
+pub use revision::commit_of;
+pub use status::Wording;
+
+use crate::api::{Event, Provider};
+use crate::matching::CompiledAlert;
+use crate::matching::gate::{Carries, Skip};
+
+/// Annotation on a Provider: `"true"` makes progress a pending status where the vendor does not
+/// get one by default.
+pub const PENDING_ANNOTATION: &str = "herald.sh/pending";
+
+/// Composes what `provider` is to be told of `event`.
+pub fn compose(
+    event: &Event,
+    alert: &CompiledAlert,
+    provider: &Provider,
+    carries: Carries,
+    wording: Wording,
+) -> Result<Notice, Skip> {
+    match carries {
+        Carries::Event => {
+            let mut event = event.clone();
+            event.metadata = combine(&event, alert);
+            Ok(Notice::Event(Box::new(event)))
+        }
+        Carries::CommitStatus => {
+            if provider.spec.commit_status_expr.is_some() {
+                return Err(Skip::UnsupportedField);
+            }
+            let pending = wording.pending
+                || provider.meta.annotations.get(PENDING_ANNOTATION).is_some_and(|value| value == "true");
+            let state = status::state(event, pending).ok_or(Skip::NoState)?;
+            let commit = commit_of(event, alert).ok_or(Skip::NoCommit)?;
+            let description = text::words(&event.reason);
+            Ok(Notice::CommitStatus(CommitStatus {
+                commit: commit.into(),
+                state,
+                name: status_id::default_id(&event.involved_object, &provider.meta.uid),
+                description: match wording.description {
+                    Some(limit) => text::cut(&description, limit),
+                    None => description,
+                },
+            }))
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What is to be said, and the place where it is said. Stored by `outbox`, sent by `vendors`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::api::Event;
+
+/// Something to tell one Provider, in no vendor's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A state on a commit.
+    CommitStatus(CommitStatus),
+    /// The event itself, its metadata combined.
+    Event(Box<Event>),
+}
+
+/// A state on a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitStatus {
+    /// 40 or 64 hex digits.
+    pub commit: Arc<str>,
+    /// The state.
+    pub state: State,
+    /// The status' name: context at GitHub and Gitea.
+    pub name: Arc<str>,
+    /// A few words; the vendor's file cuts them to the vendor's limit.
+    pub description: String,
+}
+
+/// The three states Herald ever says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Not decided yet.
+    Pending,
+    /// It works.
+    Success,
+    /// It does not.
+    Failure,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Pending => "pending",
+            State::Success => "success",
+            State::Failure => "failure",
+        })
+    }
+}
+
+/// The place at the vendor where a status is said (rule R2). Inside one Slot requests go out one
+/// at a time, and a newer Notice replaces an older one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Slot {
+    /// The Provider's UID, so that one tenant's Provider cannot push out another's job.
+    pub provider: Arc<str>,
+    /// The repository an event chose; empty for the Provider's own (see
+    /// `docs/adr/0001-slot-without-address.md`).
+    pub repository: Arc<str>,
+    /// The commit.
+    pub commit: Arc<str>,
+    /// The status' name, in lower case for a vendor that ignores case.
+    pub name: Arc<str>,
+}

@@ -1,0 +1,74 @@
+//! From Flux's revision texts to a commit. The table of what is accepted is in the tests.
+
+use super::metadata::lookup;
+use crate::api::Event;
+use crate::matching::CompiledAlert;
+
+/// The commit an event is about: from the first of the combined metadata's `commit`,
+/// `originRevision` and `revision` that is there.
+///
+/// 40 hex digits are a commit anywhere. 64 are one (a SHA-256 repository) only where an OCI
+/// digest cannot stand: in `commit`, in `originRevision`, or for a GitRepository.
+pub fn commit_of<'a>(event: &'a Event, alert: &'a CompiledAlert) -> Option<&'a str> {
+    let sha256 = event.involved_object.kind == "GitRepository";
+    [("commit", true), ("originRevision", true), ("revision", sha256)]
+        .into_iter()
+        .find_map(|(key, sha256)| Some((lookup(event, alert, key)?, sha256)))
+        .and_then(|(revision, sha256)| hash(revision, sha256))
+}
+
+/// The hash in a revision: what follows the last `:`, else the last `/`, else everything.
+fn hash(revision: &str, sha256: bool) -> Option<&str> {
+    let hash = revision.rsplit_once(':').or_else(|| revision.rsplit_once('/')).map_or(revision, |(_, hash)| hash);
+    let length = hash.len() == 40 || (sha256 && hash.len() == 64);
+    (length && hash.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHA: &str = "5394cb7f48332b2de7c17dd8b8384bbc84b7e738";
+    const SHA256: &str = "5394cb7f48332b2de7c17dd8b8384bbc84b7e7385394cb7f48332b2de7c17dd8";
+
+    #[test]
+    fn formats_of_revisions() {
+        for before in [
+            "main@sha1:",
+            "feature/x@sha1:",
+            "refs/heads/main@sha1:",
+            "v1.0.0@sha1:",
+            "sha1:",
+            "main/",
+            "feature/x/",
+            "HEAD/",
+            "",
+        ] {
+            assert_eq!(hash(&format!("{before}{SHA}"), false), Some(SHA), "{before}");
+        }
+        for refused in [
+            "6.5.0".to_owned(),
+            "main@sha1:5394cb7".to_owned(),
+            format!("main@{SHA}"),
+            format!("{SHA}\n"),
+            format!("main@sha1:{}", "z".repeat(40)),
+            format!("main@sha1:{}é", &SHA[..38]),
+            format!("latest@sha256:{SHA256}"),
+            format!("https://example.org/{SHA}/x"),
+            String::new(),
+        ] {
+            assert_eq!(hash(&refused, false), None, "{refused}");
+        }
+        assert_eq!(hash(&format!("main@sha256:{SHA256}"), true), Some(SHA256));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_hash_is_always_hex_of_a_git_length(revision in ".*", sha256: bool) {
+            if let Some(hash) = hash(&revision, sha256) {
+                assert!(hash.len() == 40 || hash.len() == 64);
+                assert!(hash.bytes().all(|byte| byte.is_ascii_hexdigit()));
+            }
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Which state an event stands for.
+
+use super::State;
+use crate::api::Event;
+
+/// What `compose` must know of a vendor; its row in the vendor table says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wording {
+    /// The vendor is told of progress as a pending status.
+    pub pending: bool,
+    /// The vendor takes names that differ in case for the same.
+    pub ignores_case: bool,
+    /// The most characters of a description the vendor takes.
+    pub description: Option<usize>,
+}
+
+impl Wording {
+    /// Nothing special.
+    pub const PLAIN: Wording = Wording { pending: false, ignores_case: false, description: None };
+}
+
+/// Info reasons that mean "not decided": they are said nowhere, because a success would be a lie.
+const UNDECIDED: [&str; 2] = ["DependencyNotReady", "HealthCheckCanceled"];
+
+/// The state, or `None` when the event is said nowhere: progress where the vendor has no pending,
+/// an undecided reason, or a severity that is neither `info` nor `error`.
+pub fn state(event: &Event, pending: bool) -> Option<State> {
+    match (event.severity.as_str(), event.reason.as_str()) {
+        ("error", _) => Some(State::Failure),
+        (_, "Progressing") => pending.then_some(State::Pending),
+        ("info", reason) if UNDECIDED.contains(&reason) => None,
+        ("info", _) => Some(State::Success),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states() {
+        use State::{Failure, Pending, Success};
+        let cases = [
+            ("info", "ReconciliationSucceeded", Some(Success), Some(Success)),
+            ("info", "UpgradeSucceeded", Some(Success), Some(Success)),
+            ("info", "NewArtifact", Some(Success), Some(Success)),
+            ("info", "Progressing", None, Some(Pending)),
+            ("info", "DependencyNotReady", None, None),
+            ("info", "HealthCheckCanceled", None, None),
+            ("error", "HealthCheckFailed", Some(Failure), Some(Failure)),
+            ("error", "Progressing", Some(Failure), Some(Failure)),
+            ("error", "DependencyNotReady", Some(Failure), Some(Failure)),
+            ("trace", "ReconciliationSucceeded", None, None),
+            ("trace", "Progressing", None, Some(Pending)),
+            ("", "", None, None),
+        ];
+        for (severity, reason, without, with) in cases {
+            let event = Event { severity: severity.into(), reason: reason.into(), ..Default::default() };
+            assert_eq!(state(&event, false), without, "{severity} {reason}");
+            assert_eq!(state(&event, true), with, "{severity} {reason} with pending");
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! STAGE 5: from the outbox to the vendor.
+//!
+//! One dispatcher claims what is due and starts a task for each job; everything else is bounded by
+//! the outbox: one request at a time for a Slot, so many for a Provider. A job ends delivered,
+//! unchanged, superseded or given up, and each end is counted and logged once.
+
+mod listings;
+mod places;
+pub mod resolve;
+mod verdict;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::sync::Notify;
+
+use self::listings::Listings;
+use self::places::Places;
+use self::resolve::Resolver;
+pub use self::verdict::{Verdict, verdict};
+use crate::clock::Clock;
+use crate::compose::{CommitStatus, Notice};
+use crate::ops::metrics::{Metrics, Outcome};
+use crate::outbound::SendError;
+use crate::outbox::{Job, Outbox, Said, Settled, Settlement, Subject};
+use crate::vendors::{Service, Statuses};
+use crate::view::View;
+
+/// Requests under way at once, over all Providers: what a small pod's memory and sockets bear.
+const MAX_UNDER_WAY: usize = 256;
+
+/// A status is worth telling this long after its event.
+const STATUS_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A message is old news after this long.
+const MESSAGE_DEADLINE: Duration = Duration::from_secs(60 * 60);
+
+/// Tries of a job whose delivery panics: a bug, which another try seldom cures.
+const PANIC_TRIES: u32 = 3;
+
+/// The stage. Cheap to clone.
+#[derive(Clone)]
+pub struct Delivery(Arc<Inner>);
+
+struct Inner {
+    outbox: Arc<dyn Outbox>,
+    view: Arc<dyn View>,
+    resolver: Arc<Resolver>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    listings: Listings,
+    places: Places,
+    wake: Notify,
+    under_way: AtomicUsize,
+    idle: Notify,
+    stopping: AtomicBool,
+}
+
+/// How one try of a job ended.
+#[derive(Debug)]
+enum Try {
+    Delivered,
+    Unchanged,
+    Superseded,
+    /// Try again after the pause; the text says why.
+    Again(Duration, String),
+    /// Given up; the text says why.
+    GivenUp(Outcome, String),
+}
+
+impl Delivery {
+    /// The stage, not yet running.
+    pub fn new(
+        outbox: Arc<dyn Outbox>,
+        view: Arc<dyn View>,
+        resolver: Arc<Resolver>,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            outbox,
+            view,
+            resolver,
+            clock,
+            metrics,
+            listings: Listings::new(),
+            places: Places::default(),
+            wake: Notify::new(),
+            under_way: AtomicUsize::new(0),
+            idle: Notify::new(),
+            stopping: AtomicBool::new(false),
+        }))
+    }
+
+    /// There may be new work.
+    pub fn wake(&self) {
+        self.0.wake.notify_one();
+    }
+
+    /// A Provider or a Secret of it changed: what waits for it is tried now.
+    pub fn provider_changed(&self, uid: &str) {
+        self.0.outbox.wake(uid);
+        self.wake();
+    }
+
+    /// The dispatcher: runs until [`Delivery::stop`].
+    pub async fn run(self) {
+        let inner = &self.0;
+        while !inner.stopping.load(Ordering::SeqCst) {
+            let woken = inner.wake.notified();
+            let room = MAX_UNDER_WAY.saturating_sub(inner.under_way.load(Ordering::SeqCst));
+            let jobs = inner.outbox.claim(inner.clock.now(), room);
+            for job in jobs {
+                inner.under_way.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(self.clone().carry(job));
+            }
+            match inner.outbox.next_due() {
+                Some(due) => {
+                    let pause = due.saturating_duration_since(inner.clock.now());
+                    let _ = tokio::time::timeout(pause, woken).await;
+                }
+                None => woken.await,
+            }
+        }
+    }
+
+    /// Claims nothing more and waits for what is under way, `grace` at most. Returns whether
+    /// nothing is left under way.
+    pub async fn stop(&self, grace: Duration) -> bool {
+        self.0.stopping.store(true, Ordering::SeqCst);
+        self.wake();
+        let idle = async {
+            loop {
+                let idle = self.0.idle.notified();
+                if self.0.under_way.load(Ordering::SeqCst) == 0 {
+                    return;
+                }
+                idle.await;
+            }
+        };
+        tokio::time::timeout(grace, idle).await.is_ok()
+    }
+
+    /// One job, one try, whatever happens in it.
+    async fn carry(self, job: Arc<Job>) {
+        let inner = &self.0;
+        let ended = AssertUnwindSafe(inner.attempt(&job)).catch_unwind().await.unwrap_or_else(|_| {
+            let why = "a bug in Herald: the delivery panicked; please report it".to_owned();
+            if job.attempts + 1 < PANIC_TRIES {
+                Try::Again(verdict::backoff(job.attempts), why)
+            } else {
+                Try::GivenUp(Outcome::Failed, why)
+            }
+        });
+        inner.conclude(&job, ended);
+        inner.under_way.fetch_sub(1, Ordering::SeqCst);
+        inner.idle.notify_one();
+        self.wake();
+    }
+}
+
+impl Inner {
+    async fn attempt(&self, job: &Job) -> Try {
+        let provider = job.new.subject.provider();
+        let Some(view) = self.view.provider_by_uid(provider) else {
+            return Try::GivenUp(Outcome::Refused, "its Provider was deleted".to_owned());
+        };
+        if view.provider.spec.suspend {
+            return Try::Again(verdict::parked(job.attempts), "the Provider is suspended".to_owned());
+        }
+        let service = match self.resolver.resolve(&view) {
+            Ok(service) => service,
+            Err(error) => return self.again(job, verdict::parked(job.attempts), error.message),
+        };
+        let sent = match (&*service, &job.new.notice) {
+            (Service::Statuses(vendor), Notice::CommitStatus(status)) => self.set(job, &**vendor, status).await,
+            (Service::Events(vendor), Notice::Event(event)) => vendor.send(event).await.map(|()| Try::Delivered),
+            _ => {
+                let why = "the Provider's type was changed to one that does not take this".to_owned();
+                return Try::GivenUp(Outcome::Refused, why);
+            }
+        };
+        sent.unwrap_or_else(|error| self.judge(job, &error))
+    }
+
+    /// Makes a place say `status` (rule R6): nothing when it does already, a look first when we do
+    /// not know what it says.
+    async fn set(&self, job: &Job, vendor: &dyn Statuses, status: &CommitStatus) -> Result<Try, SendError> {
+        let name = self.name_at_vendor(job);
+        let place = format!("{}{}/{name}", vendor.repository(), status.commit);
+        let _held = self.places.hold(&place).await;
+
+        let wanted = Said::Status { state: Some(status.state), description: status.description.as_str().into() };
+        let says = match self.outbox.said(&place) {
+            Some(Said::Uncertain) => vendor.read(&status.commit, &status.name).await?.said(name),
+            Some(known) => known,
+            None => {
+                let commit = format!("{}{}", vendor.repository(), status.commit);
+                let read = vendor.read(&status.commit, &status.name);
+                self.listings.get(&commit, self.clock.now(), read).await?.said(name)
+            }
+        };
+        if says == wanted {
+            self.outbox.note(&place, wanted);
+            return Ok(Try::Unchanged);
+        }
+        if self.outbox.is_superseded(job) {
+            return Ok(Try::Superseded);
+        }
+        self.outbox.note(&place, Said::Uncertain);
+        vendor.write(status).await?;
+        self.outbox.note(&place, wanted);
+        Ok(Try::Delivered)
+    }
+
+    /// The status' name as the vendor compares it.
+    fn name_at_vendor<'a>(&self, job: &'a Job) -> &'a str {
+        match &job.new.subject {
+            Subject::Slot(slot) => &slot.name,
+            Subject::Stream { .. } => "",
+        }
+    }
+
+    fn judge(&self, job: &Job, error: &SendError) -> Try {
+        let mut why = error.to_string();
+        if !error.body().is_empty() {
+            why = format!("{why}: {}", error.body());
+        }
+        match verdict(error) {
+            Verdict::Later => self.again(job, verdict::backoff(job.attempts), why),
+            Verdict::Wait(pause) => self.again(job, pause.max(verdict::backoff(job.attempts)), why),
+            Verdict::Park => self.again(job, verdict::parked(job.attempts), why),
+            Verdict::Drop => Try::GivenUp(Outcome::Failed, why),
+        }
+    }
+
+    fn again(&self, job: &Job, pause: Duration, why: String) -> Try {
+        let deadline = match job.new.notice {
+            Notice::CommitStatus(_) => STATUS_DEADLINE,
+            Notice::Event(_) => MESSAGE_DEADLINE,
+        };
+        let age = self.clock.now().saturating_duration_since(job.new.stamp.arrived);
+        if age + pause > deadline {
+            Try::GivenUp(Outcome::Failed, format!("{why}; given up after {} tries", job.attempts + 1))
+        } else {
+            Try::Again(pause, why)
+        }
+    }
+
+    /// Settles, counts and logs.
+    fn conclude(&self, job: &Job, ended: Try) {
+        let now = self.clock.now();
+        let (outcome, why) = match ended {
+            Try::Delivered => (Outcome::Delivered, None),
+            Try::Unchanged => (Outcome::Unchanged, None),
+            Try::Superseded => (Outcome::Superseded, None),
+            Try::GivenUp(outcome, why) => (outcome, Some(why)),
+            Try::Again(pause, why) => match self.outbox.settle(job, now, Settlement::Retry(pause)) {
+                Settled::Superseded => {
+                    self.report(job, Outcome::Superseded, None);
+                    return;
+                }
+                Settled::AsAsked => {
+                    // The first failure of a job is worth a line; the rest are its echo.
+                    if job.attempts == 0 {
+                        let Job { new, .. } = job;
+                        tracing::warn!(
+                            logger = "delivery",
+                            controllerKind = "Alert",
+                            name = %new.alert.name,
+                            namespace = %new.alert.namespace,
+                            provider = %new.provider,
+                            object = %new.object,
+                            retryInSeconds = pause.as_secs(),
+                            error = %why,
+                            "notification not delivered yet, will try again"
+                        );
+                    }
+                    return;
+                }
+            },
+        };
+        self.outbox.settle(job, now, Settlement::Done);
+        self.report(job, outcome, why.as_deref());
+    }
+
+    fn report(&self, job: &Job, outcome: Outcome, why: Option<&str>) {
+        self.metrics.notification(outcome);
+        let new = &job.new;
+        let (state, commit) = match &new.notice {
+            Notice::CommitStatus(status) => (status.state.to_string(), &*status.commit),
+            Notice::Event(_) => (String::new(), ""),
+        };
+        let seconds = self.clock.now().saturating_duration_since(new.stamp.arrived).as_secs_f64();
+        macro_rules! line {
+            ($level:ident, $message:literal $(, $field:ident = $value:expr)*) => {
+                tracing::$level!(
+                    logger = "delivery",
+                    controllerKind = "Alert",
+                    name = %new.alert.name,
+                    namespace = %new.alert.namespace,
+                    provider = %new.provider,
+                    object = %new.object,
+                    outcome = outcome.label(),
+                    state,
+                    commit,
+                    seconds,
+                    $($field = $value,)*
+                    $message
+                )
+            };
+        }
+        match (outcome, why) {
+            (Outcome::Delivered, _) => line!(info, "notification delivered"),
+            (_, Some(why)) => line!(error, "notification given up", error = why),
+            _ => line!(debug, "nothing to send"),
+        }
+    }
+}

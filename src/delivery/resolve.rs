@@ -1,0 +1,306 @@
+//! A Provider and its Secrets become a service ready to be told, or words for its condition.
+//! Done once per change and kept by version: an event parses nothing.
+//!
+//! Asked by `delivery` before each request and by `reconcile` for the conditions.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use parking_lot::Mutex;
+
+use crate::api::provider::{LocalObjectReference, PROVIDER_TYPES};
+use crate::clock::Clock;
+use crate::outbound::{ClientError, Clients, Target, TlsConfig};
+use crate::secret::Secret;
+use crate::vendors::{self, BuildError, Service};
+use crate::view::{ProviderView, SecretData, SecretView};
+
+/// Annotation on a Provider: `append` makes a given CA count besides the system's roots.
+const SYSTEM_ROOTS_ANNOTATION: &str = "herald.sh/system-roots";
+
+/// Bytes an address may have, in the spec and in a Secret.
+const MAX_ADDRESS: usize = 2048;
+
+/// Time one try may take when the Provider does not say.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Why a Provider cannot be used as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolveError {
+    /// The condition's reason.
+    pub reason: &'static str,
+    /// The field or key, what is wrong, and what to do; never a value.
+    pub message: String,
+    /// The spec itself can never work, whatever happens around it: `Ready=False`.
+    pub terminal: bool,
+}
+
+/// Services by Provider UID, each for the version it was made from.
+pub struct Resolver {
+    clients: Clients,
+    clock: Arc<dyn Clock>,
+    resolved: Mutex<HashMap<Arc<str>, (u64, Resolved)>>,
+}
+
+/// What became of a Provider.
+pub type Resolved = Result<Arc<Service>, ResolveError>;
+
+impl Resolver {
+    /// Nothing resolved yet.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clients: Clients::default(), clock, resolved: Mutex::default() }
+    }
+
+    /// The service of a Provider as it is now.
+    pub fn resolve(&self, view: &ProviderView) -> Resolved {
+        let uid = &view.provider.meta.uid;
+        if let Some((version, resolved)) = self.resolved.lock().get(uid)
+            && *version == view.version
+        {
+            return resolved.clone();
+        }
+        let resolved = self.build(view).map(Arc::new);
+        self.resolved.lock().insert(uid.clone(), (view.version, resolved.clone()));
+        resolved
+    }
+
+    /// Forgets a Provider that is gone.
+    pub fn forget(&self, uid: &str) {
+        self.resolved.lock().remove(uid);
+    }
+
+    fn build(&self, view: &ProviderView) -> Result<Service, ResolveError> {
+        let spec = &view.provider.spec;
+        let Some(row) = vendors::row(&spec.kind) else {
+            let built = vendors::TABLE.iter().map(|row| row.name).collect::<Vec<_>>().join(", ");
+            let known = if PROVIDER_TYPES.contains(&spec.kind.as_str()) { "is not built yet" } else { "is unknown" };
+            let message = format!("spec.type {:?} {known}; the types this version can tell are {built}", spec.kind);
+            return Err(ResolveError { reason: "UnsupportedType", message, terminal: true });
+        };
+        let secret = referent(view, "secretRef", spec.secret_ref.as_ref())?;
+        let certs = referent(view, "certSecretRef", spec.cert_secret_ref.as_ref())?;
+        let proxies = referent(view, "proxySecretRef", spec.proxy_secret_ref.as_ref())?;
+
+        let in_secret = secret.as_ref().and_then(|secret| secret.data.raw("address"));
+        if in_secret.is_some_and(|address| address.expose().len() > MAX_ADDRESS) {
+            return Err(wrong(
+                "InvalidAddress",
+                format!("key address of {} is longer than {MAX_ADDRESS} bytes", secret_name(&secret)),
+            ));
+        }
+        let address = match in_secret {
+            Some(address) => Secret::new(address.expose().trim()),
+            None => Secret::new(spec.address.as_deref().unwrap_or_default().trim()),
+        };
+        let tls = self.tls(view, &secret, &certs, row.carries == crate::matching::gate::Carries::CommitStatus)?;
+        let (proxy, proxy_from) = proxy(spec.proxy.as_deref(), &secret, &proxies)?;
+        let client = self.clients.get(&tls, proxy.as_ref()).map_err(|error| {
+            let (reason, what) = match error {
+                ClientError::Ca => (
+                    "InvalidCertificate",
+                    format!("key ca.crt of {}", secret_name(if certs.is_some() { &certs } else { &secret })),
+                ),
+                ClientError::Identity => (
+                    "InvalidCertificate",
+                    format!(
+                        "keys tls.crt and tls.key of {}",
+                        secret_name(if certs.is_some() { &certs } else { &secret })
+                    ),
+                ),
+                ClientError::Proxy => ("InvalidProxy", proxy_from),
+                ClientError::Library => ("InvalidCertificate", "what the Provider gives for TLS".to_owned()),
+            };
+            wrong(reason, format!("{what} {error}"))
+        })?;
+        let value = |key| secret.as_ref().and_then(|secret| secret.data.trimmed(key));
+        let target = Target {
+            address,
+            token: value("token"),
+            password: value("password"),
+            headers: headers(&secret)?,
+            timeout: spec.timeout.as_deref().map_or(Ok(DEFAULT_TIMEOUT), timeout)?,
+            client,
+            clock: self.clock.clone(),
+        };
+        let address_in_spec = in_secret.is_none();
+        (row.build)(target).map_err(|BuildError { reason, message }| {
+            let about_address = reason == "InvalidAddress";
+            let message = match (about_address && !address_in_spec, about_address, &spec.secret_ref) {
+                (true, ..) => message.replace("spec.address", &format!("key address of {}", secret_name(&secret))),
+                (_, false, None) => format!("spec.secretRef is missing: {message}"),
+                _ => message,
+            };
+            // A Secret can be mended without touching the spec; an address in the spec cannot.
+            ResolveError { reason, message, terminal: about_address && address_in_spec }
+        })
+    }
+
+    fn tls(
+        &self,
+        view: &ProviderView,
+        secret: &Option<Referent>,
+        certs: &Option<Referent>,
+        is_status: bool,
+    ) -> Result<TlsConfig, ResolveError> {
+        let append = view.provider.meta.annotations.get(SYSTEM_ROOTS_ANNOTATION).is_some_and(|value| value == "append");
+        // Certificates beside the token are a habit of the Git types alone.
+        let (source, strict) = match (certs, secret) {
+            (Some(certs), _) => (certs, true),
+            (None, Some(secret)) if is_status => (secret, false),
+            _ => return Ok(TlsConfig::default()),
+        };
+        let value = |key, legacy| source.data.trimmed(key).or_else(|| source.data.trimmed(legacy));
+        let ca = value("ca.crt", "caFile");
+        let identity = match (value("tls.crt", "certFile"), value("tls.key", "keyFile")) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ if !strict => None,
+            (found, _) => {
+                let (has, lacks) = if found.is_some() { ("tls.crt", "tls.key") } else { ("tls.key", "tls.crt") };
+                return Err(wrong(
+                    "InvalidCertificate",
+                    format!("{} has key {has} but no key {lacks}; give both", source.name),
+                ));
+            }
+        };
+        if strict && ca.is_none() && identity.is_none() {
+            let message = format!("{} has neither key ca.crt nor keys tls.crt and tls.key", source.name);
+            return Err(wrong("InvalidCertificate", message));
+        }
+        Ok(TlsConfig { ca, append_system_roots: append, identity })
+    }
+}
+
+/// A Secret that is there, and what it is called in messages.
+struct Referent {
+    name: String,
+    data: Arc<SecretData>,
+}
+
+fn secret_name(secret: &Option<Referent>) -> String {
+    secret.as_ref().map_or_else(|| "spec".to_owned(), |secret| secret.name.clone())
+}
+
+fn wrong(reason: &'static str, message: String) -> ResolveError {
+    ResolveError { reason, message, terminal: false }
+}
+
+fn referent(
+    view: &ProviderView,
+    field: &str,
+    reference: Option<&LocalObjectReference>,
+) -> Result<Option<Referent>, ResolveError> {
+    let Some(reference) = reference else { return Ok(None) };
+    let name = &reference.name;
+    let namespace = &view.provider.meta.key.namespace;
+    match view.secrets.get(name) {
+        Some(SecretView::Present(data)) => {
+            Ok(Some(Referent { name: format!("Secret {namespace}/{name}"), data: data.clone() }))
+        }
+        Some(SecretView::Missing) => Err(wrong(
+            "SecretNotFound",
+            format!("spec.{field} names Secret {namespace}/{name}, which does not exist; create it"),
+        )),
+        Some(SecretView::Unreadable(why)) => Err(wrong(
+            "SecretUnreadable",
+            format!("spec.{field} names Secret {namespace}/{name}, which cannot be read: {why}"),
+        )),
+        Some(SecretView::Unread) | None => {
+            Err(wrong("SecretNotRead", format!("spec.{field} names Secret {namespace}/{name}, which is being read")))
+        }
+    }
+}
+
+/// The proxy: of proxySecretRef, else of key `proxy`, else of the spec; and what to call it.
+fn proxy(
+    in_spec: Option<&str>,
+    secret: &Option<Referent>,
+    proxies: &Option<Referent>,
+) -> Result<(Option<Secret>, String), ResolveError> {
+    let Some(proxies) = proxies else {
+        let in_secret = secret.as_ref().and_then(|secret| secret.data.trimmed("proxy"));
+        return Ok(match in_secret {
+            Some(proxy) => (Some(proxy), format!("key proxy of {}", secret_name(secret))),
+            None => (in_spec.map(Secret::new), "spec.proxy".to_owned()),
+        });
+    };
+    let what = format!("key address of {}", proxies.name);
+    let address = proxies
+        .data
+        .trimmed("address")
+        .ok_or_else(|| wrong("InvalidProxy", format!("{} has no key address; put the proxy's there", proxies.name)))?;
+    let mut url = url::Url::parse(address.expose())
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https" | "socks5") && address.expose().len() <= MAX_ADDRESS)
+        .ok_or_else(|| wrong("InvalidProxy", format!("{what} is not the http, https or socks5 address of a proxy")))?;
+    if let Some(username) = proxies.data.trimmed("username") {
+        let password = proxies.data.trimmed("password");
+        let set =
+            url.set_username(username.expose()).and_then(|()| url.set_password(password.as_ref().map(Secret::expose)));
+        set.map_err(|()| wrong("InvalidProxy", format!("{what} cannot carry a user and password")))?;
+    }
+    Ok((Some(Secret::new(url.as_str())), what))
+}
+
+/// Key `headers`: a YAML or JSON map of text.
+fn headers(secret: &Option<Referent>) -> Result<HeaderMap, ResolveError> {
+    let mut headers = HeaderMap::new();
+    let Some(secret) = secret else { return Ok(headers) };
+    let Some(text) = secret.data.trimmed("headers") else { return Ok(headers) };
+    let what = format!("key headers of {}", secret.name);
+    let map: Option<serde_json::Map<String, serde_json::Value>> = serde_saphyr::from_str(text.expose())
+        .map_err(|_| wrong("InvalidHeaders", format!("{what} is not a YAML map of header names and values")))?;
+    for (name, value) in map.into_iter().flatten() {
+        let value = match value {
+            serde_json::Value::String(text) => text,
+            serde_json::Value::Null => String::new(),
+            serde_json::Value::Bool(_) | serde_json::Value::Number(_) => value.to_string(),
+            _ => return Err(wrong("InvalidHeaders", format!("{what} holds a list or a map as a value; give text"))),
+        };
+        let parsed = HeaderName::try_from(&name).ok().zip(HeaderValue::try_from(&value).ok());
+        let (name, mut value) = parsed
+            .ok_or_else(|| wrong("InvalidHeaders", format!("{what} holds a name or value no HTTP header can have")))?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+    Ok(headers)
+}
+
+/// A Go duration of ms, s and m, as the schema admits it.
+fn timeout(text: &str) -> Result<Duration, ResolveError> {
+    let wrong = || ResolveError {
+        reason: "InvalidSpec",
+        message: "spec.timeout is not a duration above zero such as 30s, 1m30s or 500ms".to_owned(),
+        terminal: true,
+    };
+    let mut total = 0.0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| wrong())?;
+        let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0)];
+        let (unit, seconds) = units.into_iter().find(|(unit, _)| rest[digits..].starts_with(unit)).ok_or_else(wrong)?;
+        total += number * seconds;
+        rest = &rest[digits + unit.len()..];
+    }
+    Duration::try_from_secs_f64(total).ok().filter(|timeout| !timeout.is_zero()).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_as_the_schema_admits_them() {
+        for (text, milliseconds) in
+            [("15s", 15_000), ("1m30s", 90_000), ("500ms", 500), ("1.5s", 1_500), ("2m", 120_000)]
+        {
+            assert_eq!(timeout(text).expect(text), Duration::from_millis(milliseconds), "{text}");
+        }
+        for text in ["", "15", "0s", "1h", "s", "1.2.3s", "-1s"] {
+            assert!(timeout(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The program: flags, then run, then an exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use herald::app::{App, Source};
+use herald::cli::{Cli, Command};
+use herald::ops::logging;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::init(cli.log_level, cli.log_encoding);
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(logger = "setup", error = %format!("{error:#}"), "Herald cannot go on");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    if let Some(Command::Crds { dir }) = &cli.command {
+        return herald::api::crd::print(dir.as_deref());
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let source = match &cli.manifests {
+            Some(dir) => Source::Manifests(dir.clone()),
+            None => Source::Cluster(herald::cluster::client().await?),
+        };
+        let mut app = App::start(&cli, source).await?;
+        let failed = tokio::select! {
+            () = herald::app::asked_to_stop() => None,
+            error = app.failed() => Some(error),
+        };
+        app.shutdown(cli.shutdown_grace).await;
+        failed.map_or(Ok(()), Err)
+    })
+}

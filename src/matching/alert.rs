@@ -1,0 +1,158 @@
+//! An Alert made ready for matching, once per change of the object. Made by `cluster`, kept in
+//! the `AlertIndex`, read by `pipeline` and `reconcile`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Filter;
+use crate::api::alert::EVENT_SOURCE_KINDS;
+use crate::api::{Alert, Event, Key};
+
+/// An Alert with everything compiled that an event will ask of it.
+#[derive(Debug)]
+pub struct CompiledAlert {
+    /// Namespace and name.
+    pub key: Key,
+    /// The object's UID.
+    pub uid: Arc<str>,
+    /// The generation this was made from.
+    pub generation: i64,
+    /// The Provider that is told: always one of the Alert's own namespace.
+    pub provider: Key,
+    /// The objects it listens to.
+    pub sources: Vec<Source>,
+    /// Added to the metadata of each event.
+    pub event_metadata: BTreeMap<String, String>,
+    /// Sent as metadata `summary`.
+    pub summary: Option<String>,
+    /// Suspended Alerts match nothing.
+    pub suspended: bool,
+    /// What is wrong with the spec.
+    pub problems: Vec<Problem>,
+    severity: Severity,
+    inclusions: Filter,
+    exclusions: Filter,
+}
+
+/// One object, or every object of a kind in a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// Kind, case-sensitive; the API version plays no part.
+    pub kind: Arc<str>,
+    /// The Alert's own namespace unless the source names one.
+    pub namespace: Arc<str>,
+    /// A name, or `*`.
+    pub name: Arc<str>,
+}
+
+/// Something a user must mend in the spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The condition's reason.
+    pub reason: &'static str,
+    /// The field, what is wrong, and what to do.
+    pub message: String,
+    /// Whether the Alert can never work as it is written.
+    pub terminal: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Severity {
+    /// Everything, also severities Flux does not know.
+    Info,
+    /// Only `error`.
+    Error,
+}
+
+impl CompiledAlert {
+    /// Compiles; never fails. What is wrong is in `problems`, and the rest works.
+    pub fn new(alert: &Alert) -> Self {
+        let spec = &alert.spec;
+        let key = alert.meta.key.clone();
+        let mut problems = Vec::new();
+        let mut problem = |reason, terminal, message| problems.push(Problem { reason, message, terminal });
+
+        let mut filter = |field: &str, consequence: &str, list: &[String]| {
+            let (filter, bad) = Filter::compile(list);
+            for (position, error) in bad {
+                problem(
+                    "InvalidExpression",
+                    true,
+                    format!(
+                        "spec.{field}[{position}] is not a regular expression: {error}; {consequence} until it is mended"
+                    ),
+                );
+            }
+            filter
+        };
+        let inclusions = filter("inclusionList", "it matches nothing", &spec.inclusion_list);
+        let exclusions = filter("exclusionList", "it excludes nothing", &spec.exclusion_list);
+
+        if spec.provider_ref.name.is_empty() {
+            problem("InvalidSpec", true, "spec.providerRef.name is empty; name a Provider of this namespace".into());
+        }
+        let severity = match spec.event_severity.as_str() {
+            "error" => Severity::Error,
+            "info" => Severity::Info,
+            other => {
+                problem("InvalidSpec", true, format!("spec.eventSeverity is {other:?}; it can be info or error"));
+                Severity::Error
+            }
+        };
+        let mut sources = Vec::new();
+        for (position, source) in spec.event_sources.iter().enumerate() {
+            if !EVENT_SOURCE_KINDS.contains(&source.kind.as_str()) {
+                let kinds = EVENT_SOURCE_KINDS.join(", ");
+                problem(
+                    "InvalidSpec",
+                    true,
+                    format!("spec.eventSources[{position}].kind is {:?}; it can be one of {kinds}", source.kind),
+                );
+                continue;
+            }
+            if source.match_labels.is_some() {
+                // The place of label selection. Until it is there, a narrowed source must not
+                // match more than its author meant, so it matches nothing, and says so.
+                problem(
+                    "LabelsUnsupported",
+                    false,
+                    format!(
+                        "spec.eventSources[{position}].matchLabels cannot be evaluated yet, so this source matches \
+                         nothing; list the objects by name instead"
+                    ),
+                );
+                continue;
+            }
+            let source = Source {
+                kind: source.kind.as_str().into(),
+                namespace: source.namespace.as_deref().map_or_else(|| key.namespace.clone(), Arc::from),
+                name: source.name.as_str().into(),
+            };
+            if !sources.contains(&source) {
+                sources.push(source);
+            }
+        }
+        Self {
+            uid: alert.meta.uid.clone(),
+            generation: alert.meta.generation,
+            provider: Key { namespace: key.namespace.clone(), name: spec.provider_ref.name.as_str().into() },
+            key,
+            sources,
+            event_metadata: spec.event_metadata.clone(),
+            summary: spec.summary.clone().filter(|summary| !summary.is_empty()),
+            suspended: spec.suspend,
+            problems,
+            severity,
+            inclusions,
+            exclusions,
+        }
+    }
+
+    /// Whether this Alert, whose source names the event's object, wants the event.
+    pub fn wants(&self, event: &Event) -> bool {
+        !self.suspended
+            && (self.severity == Severity::Info || event.severity == "error")
+            && (!self.inclusions.is_listed() || self.inclusions.matches(&event.message))
+            && !self.exclusions.matches(&event.message)
+    }
+}

@@ -1,0 +1,29 @@
+//! STAGE 2: which Alerts want an event. Pure: reads nothing but its arguments, and returns the
+//! reason of each skip for `pipeline` to count.
+
+mod alert;
+mod filter;
+pub mod gate;
+mod index;
+
+pub use alert::{CompiledAlert, Problem};
+pub use filter::Filter;
+pub use index::{AlertIndex, Candidates, SharedIndex};
+
+use std::sync::Arc;
+
+use crate::api::Event;
+
+/// The Alerts among `candidates` that want `event`, each once, by namespace and name.
+///
+/// An Alert wants an event when it is not suspended, a source of it names the object (that is
+/// what made it a candidate), its severity admits the event, an inclusion matches the message
+/// where there are inclusions, and no exclusion does.
+pub fn match_event(candidates: &Candidates, event: &Event) -> Vec<Arc<CompiledAlert>> {
+    let mut wanted: Vec<_> = candidates.iter().filter(|alert| alert.wants(event)).cloned().collect();
+    if wanted.len() > 1 {
+        wanted.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        wanted.dedup_by(|a, b| a.key == b.key);
+    }
+    wanted
+}

@@ -1,0 +1,33 @@
+//! The two small servers for whoever runs Herald: probes (`--health-addr`) and metrics
+//! (`--metrics-addr`).
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+
+use super::metrics::Metrics;
+use crate::view::View;
+
+/// `/healthz`: the process runs. `/readyz`: events can be judged, so senders may come.
+pub fn probes(view: Arc<dyn View>) -> Router {
+    Router::new().route("/healthz", get(|| async { "ok" })).route("/readyz", get(ready)).with_state(view)
+}
+
+async fn ready(State(view): State<Arc<dyn View>>) -> (StatusCode, &'static str) {
+    if view.synced() {
+        (StatusCode::OK, "ok")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: Alerts, Providers and their Secrets are not all known yet")
+    }
+}
+
+/// `/metrics`, in the text format of Prometheus.
+pub fn metrics(metrics: Arc<Metrics>) -> Router {
+    let encode = |State(metrics): State<Arc<Metrics>>| async move {
+        ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.encode())
+    };
+    Router::new().route("/metrics", get(encode)).with_state(metrics)
+}

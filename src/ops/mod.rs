@@ -1,0 +1,5 @@
+//! For whoever runs Herald: metrics, health, logs.
+
+pub mod health;
+pub mod logging;
+pub mod metrics;

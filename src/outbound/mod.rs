@@ -1,0 +1,85 @@
+//! The only code that opens connections to vendors.
+//!
+//! `vendors` build a [`Request`], [`Target::send`] carries it out: with the Target's credentials,
+//! within its timeout, following no redirect to another host, reading no more than it may.
+
+mod classify;
+mod client;
+mod target;
+
+pub use classify::{SendError, retry_after};
+pub use client::{ClientError, Clients, TlsConfig};
+pub use target::{Target, sensitive};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use url::Url;
+
+/// Bytes of an answer that are read; a page of 100 statuses is about 200 KiB.
+const MAX_ANSWER: usize = 8 << 20;
+
+/// Bytes of an error's body that are kept to say why.
+const MAX_ERROR_BODY: usize = 4 << 10;
+
+/// Redirects followed within one host; GitHub answers with one for a renamed repository.
+const MAX_REDIRECTS: usize = 3;
+
+/// One request to a vendor, without credentials.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// GET or POST.
+    pub method: Method,
+    /// Where to.
+    pub url: Url,
+    /// Besides those of the Target.
+    pub headers: HeaderMap,
+    /// Empty for none.
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    /// A GET.
+    pub fn get(url: Url) -> Self {
+        Self { method: Method::GET, url, headers: HeaderMap::new(), body: Vec::new() }
+    }
+
+    /// A POST of JSON.
+    pub fn post_json(url: Url, body: Vec<u8>) -> Self {
+        Self { method: Method::POST, url, headers: HeaderMap::new(), body }
+            .header(http::header::CONTENT_TYPE, "application/json")
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.headers.insert(name, HeaderValue::from_static(value));
+        self
+    }
+}
+
+/// A 2xx answer.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body, whole.
+    pub body: Vec<u8>,
+}
+
+impl Sent {
+    /// The body as JSON. An answer that is not JSON is not the vendor's: a proxy's or a sign-in
+    /// page (rule R6).
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, SendError> {
+        if self.status == StatusCode::NON_AUTHORITATIVE_INFORMATION {
+            return Err(SendError::NotTheVendor { what: "answered 203, which is a sign-in page" });
+        }
+        serde_json::from_slice(&self.body).map_err(|_| SendError::NotTheVendor {
+            what: if self.body.trim_ascii_start().starts_with(b"<") {
+                "answered with a page instead of JSON"
+            } else {
+                "answered with something that is not the JSON its API documents"
+            },
+        })
+    }
+}

@@ -1,0 +1,151 @@
+//! A Provider made ready: address, credentials, client and timeout, all parsed. Made by
+//! `delivery::resolve` when a Provider or a Secret of it changes, used for every request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, LOCATION};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use url::Url;
+
+use super::{MAX_ANSWER, MAX_ERROR_BODY, MAX_REDIRECTS, Request, SendError, Sent, retry_after};
+use crate::clock::Clock;
+use crate::secret::Secret;
+
+/// See the module.
+#[derive(Clone)]
+pub struct Target {
+    /// The address as written, by spec or Secret; trimmed. It can be a credential.
+    pub address: Secret,
+    /// From key `token`.
+    pub token: Option<Secret>,
+    /// From key `password`.
+    pub password: Option<Secret>,
+    /// From key `headers`: sent with every request, over our own.
+    pub headers: HeaderMap,
+    /// One try may take this long.
+    pub timeout: Duration,
+    /// The pooled client.
+    pub client: Arc<reqwest::Client>,
+    /// For `Retry-After` dates.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Target {
+    /// Carries out one request. Redirects are followed within the host only, with method and
+    /// body, so that a credential never reaches another host and a POST never becomes a GET.
+    pub async fn send(&self, request: Request) -> Result<Sent, SendError> {
+        let mut url = request.url;
+        for _ in 0..=MAX_REDIRECTS {
+            let mut outgoing = self
+                .client
+                .request(request.method.clone(), url.clone())
+                .timeout(self.timeout)
+                .headers(request.headers.clone());
+            if request.method != Method::GET {
+                outgoing = outgoing.body(request.body.clone());
+            }
+            let mut response = outgoing.send().await?;
+            let status = response.status();
+            if status.is_success() {
+                let body = read(&mut response, MAX_ANSWER).await?.ok_or(SendError::TooLarge)?;
+                return Ok(Sent { status, headers: std::mem::take(response.headers_mut()), body });
+            }
+            if matches!(status.as_u16(), 301 | 302 | 307 | 308) {
+                url = within_host(&url, response.headers()).ok_or(SendError::Redirect)?;
+                continue;
+            }
+            let retry_after = retry_after(response.headers(), self.clock.wall());
+            return Err(self.refusal(status, retry_after, &mut response).await);
+        }
+        Err(SendError::Redirect)
+    }
+
+    async fn refusal(
+        &self,
+        status: StatusCode,
+        retry_after: Option<Duration>,
+        response: &mut reqwest::Response,
+    ) -> SendError {
+        let mut body = Vec::new();
+        while let Ok(Some(chunk)) = response.chunk().await {
+            body.extend_from_slice(&chunk[..chunk.len().min(MAX_ERROR_BODY - body.len())]);
+            if body.len() >= MAX_ERROR_BODY {
+                break;
+            }
+        }
+        SendError::Status { status, retry_after, body: self.masked(&String::from_utf8_lossy(&body)) }
+    }
+
+    /// `text` with every credential of this Target replaced: some servers answer with the request.
+    fn masked(&self, text: &str) -> String {
+        /// Shorter ones would blot out ordinary words, and are no secrets.
+        const SHORTEST: usize = 4;
+        let headers = self.headers.values().filter_map(|value| value.to_str().ok());
+        [&self.token, &self.password]
+            .into_iter()
+            .flatten()
+            .chain([&self.address])
+            .map(Secret::expose)
+            .chain(headers)
+            .filter(|secret| secret.len() >= SHORTEST)
+            .fold(text.trim().to_owned(), |text, secret| text.replace(secret, "*****"))
+    }
+}
+
+/// A header value that is left out of debug output and of HTTP/2's compression tables.
+pub fn sensitive(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+impl Request {
+    /// Adds an `Authorization` header.
+    #[must_use]
+    pub fn authorization(mut self, value: &HeaderValue) -> Self {
+        self.headers.insert(AUTHORIZATION, value.clone());
+        self
+    }
+}
+
+/// Where a redirect leads, if that is the same host under the same or a safer scheme.
+fn within_host(from: &Url, headers: &HeaderMap) -> Option<Url> {
+    let to = from.join(headers.get(LOCATION)?.to_str().ok()?).ok()?;
+    let same = to.scheme() == from.scheme() && to.port_or_known_default() == from.port_or_known_default();
+    let safer = from.scheme() == "http" && to.scheme() == "https" && from.port().is_none() && to.port().is_none();
+    (to.host() == from.host() && (same || safer)).then_some(to)
+}
+
+async fn read(response: &mut reqwest::Response, limit: usize) -> Result<Option<Vec<u8>>, SendError> {
+    let mut body = Vec::with_capacity(response.content_length().unwrap_or(0).min(limit as u64) as usize);
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > limit {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_stay_at_their_host() {
+        let from = Url::parse("http://git.example.org/api/v3/repos/a/b").expect("valid");
+        let to = |location: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(LOCATION, location.parse().expect("valid"));
+            within_host(&from, &headers).map(String::from)
+        };
+        assert_eq!(to("/repositories/1"), Some("http://git.example.org/repositories/1".into()));
+        assert_eq!(to("http://git.example.org/x"), Some("http://git.example.org/x".into()));
+        assert_eq!(to("https://git.example.org/x"), Some("https://git.example.org/x".into()));
+        assert_eq!(to("http://git.example.org:8080/x"), None);
+        assert_eq!(to("https://evil.example.org/x"), None);
+        assert_eq!(to("//evil.example.org/x"), None);
+        assert_eq!(to("ftp://git.example.org/x"), None);
+    }
+}

@@ -1,0 +1,150 @@
+//! The path in one place: an event comes in, jobs go into the outbox. Every notification is made
+//! here, whoever asks.
+//!
+//! ```text
+//! event ─► index: which Alerts listen to the object ─► filters ─► gates ─► compose ─► outbox
+//! ```
+
+use std::sync::Arc;
+
+use crate::api::{Event, Key};
+use crate::clock::Clock;
+use crate::compose::{self, Notice, Slot};
+use crate::delivery::Delivery;
+use crate::matching::gate::{self, Marks, Skip};
+use crate::matching::{CompiledAlert, SharedIndex, match_event};
+use crate::ops::metrics::{Metrics, Outcome};
+use crate::outbox::{Fate, NewJob, Outbox, PutError, RepeatKey, Stamp, Subject};
+use crate::vendors;
+use crate::view::View;
+
+/// Everything between the doors and the outbox.
+pub struct Pipeline {
+    /// All Alerts.
+    pub index: SharedIndex,
+    /// Providers and Secrets.
+    pub view: Arc<dyn View>,
+    /// Where jobs go.
+    pub outbox: Arc<dyn Outbox>,
+    /// Woken when there are jobs.
+    pub delivery: Delivery,
+    /// For the stamps of jobs.
+    pub clock: Arc<dyn Clock>,
+    /// Counts what ends here.
+    pub metrics: Arc<Metrics>,
+    /// `--no-cross-namespace-refs`.
+    pub no_cross_namespace: bool,
+}
+
+/// What the sender is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Everything that had to be kept is kept.
+    Accepted,
+    /// Every Alert that matched was told this within the interval.
+    Repeat,
+    /// Not now: the caches are not synced, or the outbox cannot take it.
+    Unavailable(&'static str),
+}
+
+impl Pipeline {
+    /// Takes one event, its metadata already cleaned.
+    pub async fn accept(&self, event: &Event) -> Answer {
+        if !self.view.synced() {
+            return Answer::Unavailable("Alerts and Providers are not all known yet");
+        }
+        let object = &event.involved_object;
+        let candidates = self.index.candidates(&object.kind, &object.namespace, &object.name);
+        let matched = match_event(&candidates, event);
+        if matched.is_empty() {
+            tracing::debug!(logger = "event-server", object = %object, "discarding event, no alerts found for the involved object");
+            return Answer::Accepted;
+        }
+
+        let marks = Marks::of(event);
+        let stamp = Stamp {
+            object: object.uid.as_str().into(),
+            version: object.resource_version.parse().ok(),
+            arrived: self.clock.now(),
+        };
+        let mut jobs = Vec::with_capacity(matched.len());
+        for alert in &matched {
+            match self.job(event, marks, alert, &stamp) {
+                Ok(job) => jobs.push(job),
+                Err(skip) => self.skipped(event, alert, skip),
+            }
+        }
+        if jobs.is_empty() {
+            return Answer::Accepted;
+        }
+        let everything = jobs.len() == matched.len();
+        match self.outbox.put(jobs).await {
+            Ok(receipt) => {
+                self.delivery.wake();
+                let count = |fate| receipt.fates.iter().filter(|&&other| other == fate).count();
+                for _ in 0..count(Fate::Superseded) + receipt.replaced {
+                    self.metrics.notification(Outcome::Superseded);
+                }
+                for _ in 0..count(Fate::Repeat) {
+                    self.metrics.notification(Outcome::Unchanged);
+                }
+                let repeat = everything && count(Fate::Repeat) == receipt.fates.len();
+                if repeat { Answer::Repeat } else { Answer::Accepted }
+            }
+            Err(PutError::Full) => Answer::Unavailable("as many notifications wait as may"),
+            Err(PutError::Closed) => Answer::Unavailable("Herald is stopping"),
+        }
+    }
+
+    /// What one Alert makes of the event: gates in their order, then the notice.
+    fn job(&self, event: &Event, marks: Marks, alert: &Arc<CompiledAlert>, stamp: &Stamp) -> Result<NewJob, Skip> {
+        let object = &event.involved_object;
+        gate::cross_namespace(self.no_cross_namespace, &object.namespace, &alert.key)?;
+        let view = self.view.provider(&alert.provider).ok_or(Skip::NoProvider)?;
+        let provider = &view.provider;
+        if provider.spec.suspend {
+            return Err(Skip::ProviderSuspended);
+        }
+        let row = vendors::row(&provider.spec.kind).ok_or(Skip::UnsupportedType)?;
+        gate::carried(row.carries, marks)?;
+        let notice = compose::compose(event, alert, provider, row.carries, row.wording)?;
+
+        let uid = provider.meta.uid.clone();
+        let (subject, repeat) = match &notice {
+            Notice::CommitStatus(status) => {
+                let name =
+                    if row.wording.ignores_case { status.name.to_lowercase().into() } else { status.name.clone() };
+                let slot = Slot { provider: uid, repository: "".into(), commit: status.commit.clone(), name };
+                (Subject::Slot(slot), None)
+            }
+            Notice::Event(_) => {
+                let repeat = RepeatKey::new(event, marks, &alert.uid, &uid);
+                let about = format!("{}/{}", alert.uid, object).into();
+                (Subject::Stream { provider: uid, about }, Some(repeat))
+            }
+        };
+        Ok(NewJob {
+            subject,
+            stamp: stamp.clone(),
+            notice,
+            provider: provider.meta.key.clone(),
+            alert: alert.key.clone(),
+            object: object.to_string().into(),
+            repeat,
+        })
+    }
+
+    fn skipped(&self, event: &Event, alert: &CompiledAlert, skip: Skip) {
+        self.metrics.notification(if skip.is_fault() { Outcome::Refused } else { Outcome::Filtered });
+        let Key { namespace, name } = &alert.key;
+        tracing::debug!(
+            logger = "event-server",
+            controllerKind = "Alert",
+            %name,
+            %namespace,
+            object = %event.involved_object,
+            reason = skip.label(),
+            "event not sent"
+        );
+    }
+}

@@ -1,0 +1,250 @@
+//! What the status of our objects should say, and saying it.
+//!
+//! One loop over what changed: desired conditions are pure functions of the object and what it
+//! refers to; they are written only when they differ from what stands (rule R5).
+
+pub mod alert;
+pub mod provider;
+mod writer;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+
+pub use self::writer::{ClusterWriter, LogWriter, StatusWriter, WriteError};
+use crate::api::conditions::{Condition, Desired};
+use crate::clock::Clock;
+use crate::cluster::{ObjectKind, ObjectRef, Observed, Stores};
+use crate::delivery::resolve::Resolver;
+use crate::view::View;
+
+/// Writes under way at once.
+const WRITES_AT_ONCE: usize = 4;
+
+/// Writes of one object within [`WINDOW`]; past that the next waits.
+const WRITES_PER_WINDOW: usize = 6;
+
+/// See [`WRITES_PER_WINDOW`].
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// A changed message waits this long for the next one; a changed status or reason does not.
+const MESSAGE_PAUSE: Duration = Duration::from_secs(30);
+
+/// Pause after a write that failed.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The loop.
+pub struct Reconciler {
+    stores: Arc<Stores>,
+    resolver: Arc<Resolver>,
+    clock: Arc<dyn Clock>,
+    writer: Arc<dyn StatusWriter>,
+    written: HashMap<ObjectRef, VecDeque<Instant>>,
+    waiting: HashMap<ObjectRef, Instant>,
+}
+
+/// What to do about an object now.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Nothing,
+    Write,
+    /// Look again then.
+    Wait(Instant),
+}
+
+impl Reconciler {
+    /// The loop, not yet running.
+    pub fn new(
+        stores: Arc<Stores>,
+        resolver: Arc<Resolver>,
+        clock: Arc<dyn Clock>,
+        writer: Arc<dyn StatusWriter>,
+    ) -> Self {
+        Self { stores, resolver, clock, writer, written: HashMap::new(), waiting: HashMap::new() }
+    }
+
+    /// Runs for ever.
+    pub async fn run(mut self) {
+        loop {
+            let next = self.waiting.values().min().copied();
+            let changed = self.stores.for_reconcile.take();
+            let mut objects = match next {
+                None => changed.await,
+                Some(at) => {
+                    let pause = at.saturating_duration_since(self.clock.now());
+                    tokio::time::timeout(pause, changed).await.unwrap_or_default()
+                }
+            };
+            let now = self.clock.now();
+            self.waiting.retain(|object, at| {
+                let due = *at <= now;
+                if due {
+                    objects.insert(object.clone());
+                }
+                !due
+            });
+            let mut writes = Vec::new();
+            for object in objects {
+                self.consider(object, now, &mut writes);
+            }
+            let results: Vec<_> = futures::stream::iter(writes)
+                .map(|(object, observed, conditions)| {
+                    let writer = self.writer.clone();
+                    async move {
+                        let written = writer.write(&object, &observed, &conditions).await;
+                        (object, written)
+                    }
+                })
+                .buffer_unordered(WRITES_AT_ONCE)
+                .collect()
+                .await;
+            for (object, result) in results {
+                match result {
+                    Ok(()) => self.written.entry(object).or_default().push_back(self.clock.now()),
+                    Err(WriteError::Gone) => {}
+                    Err(WriteError::Retry) => {
+                        self.waiting.insert(object, self.clock.now() + RETRY);
+                    }
+                }
+            }
+        }
+    }
+
+    fn consider(
+        &mut self,
+        object: ObjectRef,
+        now: Instant,
+        writes: &mut Vec<(ObjectRef, Observed, Option<Vec<Condition>>)>,
+    ) {
+        let Some(observed) = self.stores.observed(&object) else {
+            self.written.remove(&object);
+            return;
+        };
+        let Some(desired) = self.desired(&object) else { return };
+        let written = self.written.entry(object.clone()).or_default();
+        while written.front().is_some_and(|at| now.saturating_duration_since(*at) >= WINDOW) {
+            written.pop_front();
+        }
+        match step(&desired, &observed, written, now) {
+            Step::Write => {
+                let conditions = conditions(&desired, &observed, self.clock.wall());
+                writes.push((object, observed, Some(conditions)));
+            }
+            Step::Wait(until) => {
+                self.waiting.insert(object, until);
+            }
+            Step::Nothing if observed.finalizers_to_strip.is_some() => writes.push((object, observed, None)),
+            Step::Nothing => {}
+        }
+        if written.is_empty() {
+            // Nothing to remember: what is not written lately may be written at once.
+            self.written.retain(|_, written| !written.is_empty());
+        }
+    }
+
+    fn desired(&self, object: &ObjectRef) -> Option<Vec<Desired>> {
+        if let Some(why) = self.stores.bad(object) {
+            let unhealthy = Desired::unhealthy("InvalidSpec", "the spec cannot be read".to_owned());
+            return Some(vec![Desired::not_ready("InvalidSpec", why), unhealthy]);
+        }
+        match object.kind {
+            ObjectKind::Provider => {
+                let view = self.stores.provider(&object.key)?;
+                Some(provider::conditions(&view.provider, &self.resolver.resolve(&view)))
+            }
+            ObjectKind::Alert => {
+                let alert = self.stores.index.get(&object.key)?;
+                let view = self.stores.provider(&alert.provider);
+                let resolved = view.as_ref().map(|view| self.resolver.resolve(view));
+                Some(alert::conditions(&alert, resolved.as_ref()))
+            }
+        }
+    }
+}
+
+/// What to do, given what ought to stand, what stands, and when this object was written lately.
+fn step(desired: &[Desired], observed: &Observed, written: &VecDeque<Instant>, now: Instant) -> Step {
+    let standing = |want: &Desired| observed.conditions.iter().find(|condition| condition.kind == want.kind);
+    let class_differs = desired
+        .iter()
+        .any(|want| standing(want).is_none_or(|is| is.status != want.status() || is.reason != want.reason));
+    let text_differs = desired.iter().any(|want| {
+        standing(want).is_none_or(|is| is.message != want.message || is.observed_generation != observed.generation)
+    });
+    let may_write = match written.front() {
+        Some(first) if written.len() >= WRITES_PER_WINDOW => *first + WINDOW,
+        _ => now,
+    };
+    let due = match (class_differs, text_differs, written.back()) {
+        (true, ..) => may_write,
+        (false, true, Some(last)) => may_write.max(*last + MESSAGE_PAUSE),
+        (false, true, None) => may_write,
+        (false, false, _) => return Step::Nothing,
+    };
+    if due <= now { Step::Write } else { Step::Wait(due) }
+}
+
+/// The conditions to write: the time of a transition moves only when the status does.
+fn conditions(desired: &[Desired], observed: &Observed, wall: jiff::Timestamp) -> Vec<Condition> {
+    let now = wall.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    desired
+        .iter()
+        .map(|want| {
+            let since = observed
+                .conditions
+                .iter()
+                .find(|is| is.kind == want.kind && is.status == want.status())
+                .map(|is| is.last_transition_time.clone());
+            Condition {
+                kind: want.kind.to_owned(),
+                status: want.status().to_owned(),
+                reason: want.reason.to_owned(),
+                message: want.message.clone(),
+                observed_generation: observed.generation,
+                last_transition_time: since.unwrap_or_else(|| now.clone()),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::TurnedClock;
+
+    fn standing(desired: &[Desired], generation: i64) -> Observed {
+        let bare = Observed { generation, ..Default::default() };
+        Observed { conditions: conditions(desired, &bare, jiff::Timestamp::UNIX_EPOCH), ..bare }
+    }
+
+    #[test]
+    fn writes_on_change_only_and_in_bounds() {
+        let now = TurnedClock::new().now();
+        let ok = [Desired::ready(), Desired::healthy("fine")];
+        let other_text = [Desired::ready(), Desired::healthy("better")];
+        let bad = [Desired::ready(), Desired::unhealthy("SecretNotFound", "missing".into())];
+        let none = VecDeque::new();
+        let lately = VecDeque::from([now]);
+        let often = VecDeque::from([now; WRITES_PER_WINDOW]);
+
+        assert_eq!(step(&ok, &Observed::default(), &none, now), Step::Write);
+        assert_eq!(step(&ok, &standing(&ok, 0), &none, now), Step::Nothing);
+        assert_eq!(step(&bad, &standing(&ok, 0), &lately, now), Step::Write);
+        assert_eq!(step(&bad, &standing(&ok, 0), &often, now), Step::Wait(now + WINDOW));
+        assert_eq!(step(&other_text, &standing(&ok, 0), &lately, now), Step::Wait(now + MESSAGE_PAUSE));
+        assert_eq!(step(&other_text, &standing(&ok, 0), &none, now), Step::Write);
+    }
+
+    #[test]
+    fn a_transition_keeps_its_time_while_the_status_stands() {
+        let first = [Desired::healthy("fine")];
+        let observed = standing(&first, 1);
+        let later: jiff::Timestamp = "2026-01-02T15:04:05Z".parse().expect("valid");
+        let same = conditions(&[Desired::healthy("still fine")], &observed, later);
+        assert_eq!(same[0].last_transition_time, "1970-01-01T00:00:00Z");
+        let other = conditions(&[Desired::unhealthy("X", "broken".into())], &observed, later);
+        assert_eq!(other[0].last_transition_time, "2026-01-02T15:04:05Z");
+    }
+}

@@ -1,0 +1,199 @@
+//! Writes conditions: into the cluster by server-side apply, or into the log where there is none.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use kube::Client;
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use parking_lot::Mutex;
+use serde_json::json;
+
+use crate::api::conditions::Condition;
+use crate::cluster::discovery;
+use crate::cluster::{ObjectRef, Observed};
+
+/// The field manager of server-side apply.
+const MANAGER: &str = "herald";
+
+/// A write that takes longer is given up and tried again.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a write did not work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteError {
+    /// There is nothing to write to.
+    Gone,
+    /// It may work later.
+    Retry,
+}
+
+/// Takes the conditions that ought to stand.
+pub trait StatusWriter: Send + Sync + 'static {
+    /// Writes `conditions`, if any, and takes an old finalizer off, if it must go.
+    fn write<'a>(
+        &'a self,
+        object: &'a ObjectRef,
+        observed: &'a Observed,
+        conditions: &'a Option<Vec<Condition>>,
+    ) -> BoxFuture<'a, Result<(), WriteError>>;
+}
+
+/// Into the cluster.
+pub struct ClusterWriter {
+    client: Client,
+    api: discovery::Api,
+    /// The CRDs have no status subresource (Flux's have none): said once, then not tried again.
+    resting: AtomicBool,
+}
+
+impl ClusterWriter {
+    /// A writer to what `api` found.
+    pub fn new(client: Client, api: discovery::Api) -> Self {
+        let writer = Self { client, resting: AtomicBool::new(false), api };
+        if !writer.api.has_status {
+            writer.rest();
+        }
+        writer
+    }
+
+    fn rest(&self) {
+        if !self.resting.swap(true, Ordering::SeqCst) {
+            tracing::info!(
+                logger = "reconcile",
+                "the installed CRDs have no status, so conditions are not written; apply the files in crds/ to get them"
+            );
+        }
+    }
+
+    fn object_api(&self, object: &ObjectRef) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), &object.key.namespace, &self.api.resource(object.kind))
+    }
+
+    async fn write_status(&self, object: &ObjectRef, conditions: &[Condition]) -> Result<(), WriteError> {
+        if self.resting.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let resource = self.api.resource(object.kind);
+        let patch = json!({
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": {"name": &*object.key.name, "namespace": &*object.key.namespace},
+            "status": {"conditions": conditions},
+        });
+        let params = PatchParams::apply(MANAGER).force();
+        let api = self.object_api(object);
+        let patch = Patch::Apply(patch);
+        let written = api.patch_status(&object.key.name, &params, &patch);
+        match tokio::time::timeout(TIMEOUT, written).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
+                // The object is gone, or the CRD lost its status; a look tells which.
+                match api.get_opt(&object.key.name).await {
+                    Ok(Some(_)) => self.rest(),
+                    _ => return Err(WriteError::Gone),
+                }
+                Ok(())
+            }
+            Ok(Err(error)) => Err(self.failed(object, &error.to_string())),
+            Err(_) => Err(self.failed(object, "no answer in time")),
+        }
+    }
+
+    async fn strip(&self, object: &ObjectRef, observed: &Observed, keep: &[String]) -> Result<(), WriteError> {
+        let patch = json!({"metadata": {"finalizers": keep, "resourceVersion": observed.resource_version}});
+        match self
+            .object_api(object)
+            .patch_metadata(&object.key.name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+        {
+            Ok(_) => {
+                tracing::info!(
+                    logger = "reconcile",
+                    controllerKind = %object.kind,
+                    name = %object.key.name,
+                    namespace = %object.key.namespace,
+                    "took an old finalizer off the object, which is being deleted"
+                );
+                Ok(())
+            }
+            // Changed meanwhile: the change brings the object here again.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Err(WriteError::Gone),
+            Err(error) => Err(self.failed(object, &error.to_string())),
+        }
+    }
+
+    fn failed(&self, object: &ObjectRef, error: &str) -> WriteError {
+        tracing::warn!(
+            logger = "reconcile",
+            controllerKind = %object.kind,
+            name = %object.key.name,
+            namespace = %object.key.namespace,
+            error,
+            "cannot write the object's conditions, will try again"
+        );
+        WriteError::Retry
+    }
+}
+
+impl StatusWriter for ClusterWriter {
+    fn write<'a>(
+        &'a self,
+        object: &'a ObjectRef,
+        observed: &'a Observed,
+        conditions: &'a Option<Vec<Condition>>,
+    ) -> BoxFuture<'a, Result<(), WriteError>> {
+        async move {
+            if let Some(keep) = &observed.finalizers_to_strip {
+                return self.strip(object, observed, keep).await;
+            }
+            match conditions {
+                Some(conditions) => self.write_status(object, conditions).await,
+                None => Ok(()),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// Into the log, where there is no cluster to keep them.
+#[derive(Default)]
+pub struct LogWriter {
+    said: Mutex<std::collections::HashMap<ObjectRef, Vec<(String, String, String)>>>,
+}
+
+impl StatusWriter for LogWriter {
+    fn write<'a>(
+        &'a self,
+        object: &'a ObjectRef,
+        _observed: &'a Observed,
+        conditions: &'a Option<Vec<Condition>>,
+    ) -> BoxFuture<'a, Result<(), WriteError>> {
+        let conditions = conditions.as_deref().unwrap_or_default();
+        let now: Vec<_> =
+            conditions.iter().map(|is| (is.status.clone(), is.reason.clone(), is.message.clone())).collect();
+        let before = self.said.lock().insert(object.clone(), now.clone()).unwrap_or_default();
+        for (at, is) in conditions.iter().enumerate().filter(|(at, _)| before.get(*at) != now.get(*at)) {
+            let _ = at;
+            let ok = is.status == "True";
+            macro_rules! line {
+                ($level:ident $(, $field:ident = $value:expr)*) => {
+                    tracing::$level!(
+                        logger = "reconcile",
+                        controllerKind = %object.kind,
+                        name = %object.key.name,
+                        namespace = %object.key.namespace,
+                        condition = %is.kind,
+                        status = %is.status,
+                        reason = %is.reason,
+                        $($field = %$value,)*
+                        "condition"
+                    )
+                };
+            }
+            if ok { line!(info, text = is.message) } else { line!(error, error = is.message) }
+        }
+        futures::future::ready(Ok(())).boxed()
+    }
+}

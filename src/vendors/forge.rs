@@ -1,0 +1,259 @@
+//! Shared by the Git hosts: repository addresses, and reading pages of statuses.
+
+use std::collections::HashMap;
+
+use http::HeaderMap;
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use url::{Host, Url};
+
+use super::{BuildError, Listing, said};
+use crate::compose::State;
+use crate::outbound::{Request, SendError, Target};
+
+/// Pages of statuses read at most (rule R6): 2,000 at GitHub, 1,000 at Gitea.
+pub const MAX_PAGES: usize = 20;
+
+/// A repository's address, whichever way it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repository {
+    /// Scheme, host and port: where the web server is. Nothing but `http` and `https`.
+    pub origin: Url,
+    /// The path without slashes around it and without `.git`, percent-decoded.
+    pub path: String,
+}
+
+impl Repository {
+    /// Reads an address as people copy it: `https`, `http`, `ssh`, `git`, the scp form
+    /// (`git@host:owner/repo.git`), or without a scheme. Host names are lower-cased; user, query,
+    /// fragment, default ports, ports of SSH, trailing slashes and `.git` are dropped.
+    pub fn parse(address: &str) -> Result<Self, BuildError> {
+        let address = address.trim();
+        if address.is_empty() {
+            return Err(BuildError::address("spec.address is empty; write the repository's address"));
+        }
+        // The address may come from a Secret, so errors never repeat it.
+        let wrong = || {
+            BuildError::address(
+                "spec.address is not the address of a repository, such as https://github.com/owner/repository",
+            )
+        };
+        let url = match address.split_once("://") {
+            Some(_) => Url::parse(address),
+            None => Url::parse(&with_scheme(address)),
+        }
+        .map_err(|_| wrong())?;
+        let web = match url.scheme() {
+            "http" | "https" => url.scheme(),
+            "ssh" | "git" | "git+ssh" | "ssh+git" => "https",
+            _ => return Err(wrong()),
+        };
+        let host = match url.host() {
+            Some(Host::Domain(name)) => web_host(&name.to_ascii_lowercase()),
+            Some(other) => other.to_string(),
+            None => return Err(wrong()),
+        };
+        // A port of another protocol says nothing about the web server's.
+        let port = url.port().filter(|_| web == url.scheme()).map(|port| format!(":{port}")).unwrap_or_default();
+        let origin = Url::parse(&format!("{web}://{host}{port}")).map_err(|_| wrong())?;
+
+        let path = percent_decode_str(url.path()).decode_utf8().map_err(|_| wrong())?;
+        let path = path.trim_matches('/');
+        let path = path.strip_suffix(".git").unwrap_or(path).trim_end_matches('/');
+        Ok(Self { origin, path: path.to_owned() })
+    }
+
+    /// The path as owner and repository, for the hosts that nest no deeper.
+    pub fn owner_and_name(&self) -> Result<(&str, &str), BuildError> {
+        match self.path.split_once('/') {
+            Some((owner, name)) if is_segment(owner) && is_segment(name) => Ok((owner, name)),
+            _ => Err(BuildError::address(
+                "spec.address does not name one owner and one repository; write it like \
+                 https://host/owner/repository",
+            )),
+        }
+    }
+
+    /// The host without port, lower-cased.
+    pub fn host(&self) -> &str {
+        self.origin.host_str().unwrap_or_default()
+    }
+}
+
+/// Whether this is one part of a path, and not a way out of it.
+fn is_segment(part: &str) -> bool {
+    !matches!(part, "" | "." | "..") && !part.contains('/')
+}
+
+/// `base` with these parts added to its path, each percent-encoded, and a slash at the end.
+pub fn under(base: &Url, parts: &[&str]) -> Url {
+    let mut url = base.clone();
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(parts).push("");
+    }
+    url
+}
+
+/// Gives an address without a scheme one: the scp form means SSH, the rest the web.
+fn with_scheme(address: &str) -> String {
+    let (before, after) = address.split_once(':').unwrap_or((address, ""));
+    if after.is_empty() || before.contains('/') {
+        return format!("https://{address}");
+    }
+    // `localhost:3000/owner/repo`: three parts and the first a number is a port, not an owner.
+    let parts: Vec<&str> = after.trim_matches('/').split('/').collect();
+    if parts.len() >= 3 && parts[0].parse::<u16>().is_ok() && !before.contains('@') {
+        return format!("https://{address}");
+    }
+    format!("ssh://{before}/{}", after.trim_start_matches('/'))
+}
+
+/// Hosts that serve only SSH, or only forward, by the name of their web server.
+fn web_host(host: &str) -> String {
+    match host {
+        "www.github.com" | "ssh.github.com" => "github.com".to_owned(),
+        "altssh.gitlab.com" => "gitlab.com".to_owned(),
+        "altssh.bitbucket.org" => "bitbucket.org".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// A status as GitHub (`state`) and Gitea (`status`) list it.
+#[derive(Deserialize)]
+struct Row {
+    id: Option<i64>,
+    #[serde(alias = "status")]
+    state: Option<String>,
+    description: Option<String>,
+    context: Option<String>,
+}
+
+/// Reads all statuses of a commit, page by page: the highest id of each context is the newest,
+/// and where there are no ids the first in the list is.
+///
+/// `page` makes the request for a page, counted from 1. The next page is asked for at our own
+/// address, whatever host the vendor's `Link` names: behind a proxy that is another one.
+pub async fn read_pages(
+    target: &Target,
+    ignores_case: bool,
+    page: impl Fn(usize) -> Request,
+) -> Result<Listing, SendError> {
+    let mut newest: HashMap<String, (Option<i64>, super::Said)> = HashMap::new();
+    for number in 1..=MAX_PAGES {
+        let answer = target.send(page(number)).await?;
+        let rows: Option<Vec<Row>> = answer.json()?;
+        for row in rows.unwrap_or_default() {
+            let Some(context) = row.context else { continue };
+            let context = if ignores_case { context.to_lowercase() } else { context };
+            let state = row.state.as_deref().and_then(state_of);
+            let entry = (row.id, said(state, row.description));
+            match newest.get(&context) {
+                Some((id, _)) if *id >= row.id => {}
+                _ => {
+                    newest.insert(context, entry);
+                }
+            }
+        }
+        if !has_next(&answer.headers) {
+            break;
+        }
+    }
+    Ok(Listing { whole: true, statuses: newest.into_iter().map(|(name, (_, said))| (name, said)).collect() })
+}
+
+/// The word GitHub and Gitea have for a state.
+pub fn word_of(state: State) -> &'static str {
+    match state {
+        State::Pending => "pending",
+        State::Success => "success",
+        State::Failure => "failure",
+    }
+}
+
+fn state_of(word: &str) -> Option<State> {
+    [State::Pending, State::Success, State::Failure].into_iter().find(|state| word_of(*state) == word)
+}
+
+/// Whether a `Link` header (RFC 8288) names a next page.
+fn has_next(headers: &HeaderMap) -> bool {
+    headers.get_all(http::header::LINK).iter().filter_map(|link| link.to_str().ok()).any(|link| {
+        link.split([',', ';']).any(|part| part.trim().trim_start_matches("rel=").trim_matches('"') == "next")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_as_people_write_them() {
+        for (address, origin, path) in [
+            ("https://github.com/foo/bar", "https://github.com/", "foo/bar"),
+            ("https://github.com/foo/bar.git", "https://github.com/", "foo/bar"),
+            ("https://u:p@github.com/foo/bar", "https://github.com/", "foo/bar"),
+            ("git@github.com:foo/bar.git", "https://github.com/", "foo/bar"),
+            ("github.com:foo/bar", "https://github.com/", "foo/bar"),
+            ("ssh://git@github.com/foo/bar", "https://github.com/", "foo/bar"),
+            ("http://github.com/foo/bar", "http://github.com/", "foo/bar"),
+            ("git://github.com/foo/bar", "https://github.com/", "foo/bar"),
+            ("git+ssh://git@github.com/foo/bar", "https://github.com/", "foo/bar"),
+            ("https://github.com/foo/bar/", "https://github.com/", "foo/bar"),
+            ("https://github.com/foo/bar.git/", "https://github.com/", "foo/bar"),
+            ("https://GitHub.com/Foo/Bar", "https://github.com/", "Foo/Bar"),
+            ("https://github.com:443/foo/bar", "https://github.com/", "foo/bar"),
+            ("https://www.github.com/foo/bar", "https://github.com/", "foo/bar"),
+            ("ssh://git@github.com:22/foo/bar", "https://github.com/", "foo/bar"),
+            ("ssh://git@ssh.github.com:443/foo/bar", "https://github.com/", "foo/bar"),
+            ("github.com/foo/bar", "https://github.com/", "foo/bar"),
+            (" https://github.com/foo/bar\n", "https://github.com/", "foo/bar"),
+            ("localhost:3000/foo/bar", "https://localhost:3000/", "foo/bar"),
+            ("https://host/gitlab/a/b", "https://host/", "gitlab/a/b"),
+            ("https://gitlab.example.com:8443/a/b/c/d.git", "https://gitlab.example.com:8443/", "a/b/c/d"),
+            ("https://gitlab.com/1234", "https://gitlab.com/", "1234"),
+            ("http://127.0.0.1:3080/acme/fleet?x=1#y", "http://127.0.0.1:3080/", "acme/fleet"),
+            ("http://[::1]:3080/acme/fleet", "http://[::1]:3080/", "acme/fleet"),
+            ("https://host/my%20org/repo", "https://host/", "my org/repo"),
+            ("https://host/a%3Fb/repo", "https://host/", "a?b/repo"),
+        ] {
+            let repository = Repository::parse(address).unwrap_or_else(|error| panic!("{address}: {error:?}"));
+            assert_eq!((repository.origin.as_str(), repository.path.as_str()), (origin, path), "{address}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_repository_is_refused_without_repeating_it() {
+        for address in ["", "  ", "file:///srv/git/s3cret", "ftp://host/s3cret", "https://", "://s3cret"] {
+            let error = Repository::parse(address).expect_err(address);
+            assert!(!error.message.contains("s3cret") && error.message.contains("spec.address"), "{}", error.message);
+        }
+        for address in [
+            "https://github.com/only-owner",
+            "https://github.com/",
+            "https://github.com/a/b/c",
+            "https://github.com//b",
+            "https://github.com/%2e%2e%2fa/b",
+        ] {
+            let repository = Repository::parse(address).expect("parses");
+            assert!(repository.owner_and_name().is_err(), "{address}");
+        }
+    }
+
+    #[test]
+    fn parts_of_a_path_stay_parts() {
+        let base = Url::parse("https://host/api/v3/").expect("valid");
+        assert_eq!(under(&base, &["repos", "a?b", "c d#"]).as_str(), "https://host/api/v3/repos/a%3Fb/c%20d%23/");
+    }
+
+    #[test]
+    fn next_pages() {
+        let with = |link: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(http::header::LINK, link.parse().expect("valid"));
+            has_next(&headers)
+        };
+        assert!(with(r#"<https://h/x?page=2>; rel="next", <https://h/x?page=9>; rel="last""#));
+        assert!(with("<https://h/x?page=2>; rel=next"));
+        assert!(!with(r#"<https://h/x?page=1>; rel="prev""#));
+        assert!(!has_next(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,84 @@
+//! Type `gitea`: commit statuses at Gitea and Forgejo.
+//!
+//! API: `/repos/{owner}/{repo}/statuses/{sha}` of Gitea's swagger. Measured at 1.26: a page has 50
+//! statuses at most, and the list is ordered by whole seconds, so the highest id is the newest,
+//! not the first.
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::HeaderValue;
+use serde::Serialize;
+use url::Url;
+
+use super::forge::{self, Repository};
+use super::{BuildError, Listing, Service, Statuses};
+use crate::compose::{CommitStatus, Wording};
+use crate::outbound::{Request, SendError, Target, sensitive};
+
+pub(super) const WORDING: Wording = Wording { pending: true, ignores_case: false, description: None };
+
+/// Statuses asked for per page: the most Gitea gives.
+const PER_PAGE: usize = 50;
+
+struct Gitea {
+    target: Target,
+    repository: Url,
+    authorization: HeaderValue,
+}
+
+pub(super) fn build(target: Target) -> Result<Service, BuildError> {
+    let repository = Repository::parse(target.address.expose())?;
+    let (owner, name) = repository.owner_and_name()?;
+    let repository = forge::under(&repository.origin, &["api", "v1", "repos", owner, name]);
+    let token = target.token.as_ref().or(target.password.as_ref()).ok_or_else(|| {
+        BuildError::credentials(
+            "the Secret of spec.secretRef has no key token; put a token there with the scope write:repository",
+        )
+    })?;
+    let authorization = sensitive(&format!("token {}", token.expose())).ok_or_else(|| {
+        BuildError::credentials("key token of the Secret of spec.secretRef holds characters no token has")
+    })?;
+    Ok(Service::Statuses(Box::new(Gitea { target, repository, authorization })))
+}
+
+impl Gitea {
+    fn url(&self, path: &str) -> Url {
+        self.repository.join(path).expect("a commit and a number always join")
+    }
+}
+
+/// The request body; the peer's fields in the peer's order.
+#[derive(Serialize)]
+struct Body<'a> {
+    state: &'static str,
+    target_url: &'static str,
+    description: &'a str,
+    context: &'a str,
+}
+
+impl Statuses for Gitea {
+    fn repository(&self) -> &str {
+        self.repository.as_str()
+    }
+
+    fn read<'a>(&'a self, commit: &'a str, _name: &'a str) -> BoxFuture<'a, Result<Listing, SendError>> {
+        forge::read_pages(&self.target, WORDING.ignores_case, move |page| {
+            Request::get(self.url(&format!("commits/{commit}/statuses?limit={PER_PAGE}&page={page}")))
+                .authorization(&self.authorization)
+        })
+        .boxed()
+    }
+
+    fn write<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<(), SendError>> {
+        let body = Body {
+            state: forge::word_of(status.state),
+            target_url: "",
+            description: &status.description,
+            context: &status.name,
+        };
+        let body = serde_json::to_vec(&body).expect("text always encodes");
+        let request = Request::post_json(self.url(&format!("statuses/{}", status.commit)), body)
+            .authorization(&self.authorization);
+        async move { self.target.send(request).await?.json::<serde_json::Value>().map(drop) }.boxed()
+    }
+}

@@ -1,0 +1,123 @@
+//! Type `github`: commit statuses at github.com, GHE.com and GitHub Enterprise Server.
+//!
+//! API: "REST API endpoints for commit statuses" of GitHub's documentation. Limits: a description
+//! has 140 characters at most, a context is compared without regard to case.
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::HeaderValue;
+use http::header::{ACCEPT, HeaderName};
+use serde::Serialize;
+use url::Url;
+
+use super::forge::{self, Repository};
+use super::{BuildError, Listing, Service, Statuses};
+use crate::compose::{CommitStatus, Wording};
+use crate::outbound::{Request, SendError, Target, sensitive};
+
+pub(super) const WORDING: Wording = Wording { pending: false, ignores_case: true, description: Some(140) };
+
+/// Statuses asked for per page: the most GitHub gives.
+const PER_PAGE: usize = 100;
+
+struct GitHub {
+    target: Target,
+    repository: Url,
+    authorization: HeaderValue,
+}
+
+pub(super) fn build(target: Target) -> Result<Service, BuildError> {
+    let repository = Repository::parse(target.address.expose())?;
+    let (owner, name) = repository.owner_and_name()?;
+    let base =
+        api_base(&repository).ok_or_else(|| BuildError::address("spec.address names no host that GitHub can have"))?;
+    let repository = forge::under(&base, &["repos", owner, name]);
+    let token = target.token.as_ref().or(target.password.as_ref()).ok_or_else(|| {
+        BuildError::credentials(
+            "the Secret of spec.secretRef has no key token; put a token there that may write commit statuses",
+        )
+    })?;
+    let authorization = sensitive(&format!("Bearer {}", token.expose())).ok_or_else(|| {
+        BuildError::credentials("key token of the Secret of spec.secretRef holds characters no token has")
+    })?;
+    Ok(Service::Statuses(Box::new(GitHub { target, repository, authorization })))
+}
+
+/// Where the API is. github.com and GHE.com have a host of their own for it; a server serves it
+/// under a path, unless the address names an API host already.
+fn api_base(repository: &Repository) -> Option<Url> {
+    let host = repository.host();
+    if host == "github.com" {
+        Url::parse("https://api.github.com/").ok()
+    } else if host.ends_with(".ghe.com") && !host.starts_with("api.") {
+        Url::parse(&format!("https://api.{host}/")).ok()
+    } else if host.starts_with("api.") || host.contains(".api.") {
+        Some(repository.origin.clone())
+    } else {
+        repository.origin.join("api/v3/").ok()
+    }
+}
+
+impl GitHub {
+    fn dressed(&self, request: Request) -> Request {
+        request
+            .header(ACCEPT, "application/vnd.github.v3+json")
+            .header(HeaderName::from_static("x-github-api-version"), "2022-11-28")
+            .authorization(&self.authorization)
+    }
+
+    fn url(&self, path: &str) -> Url {
+        self.repository.join(path).expect("a commit and a number always join")
+    }
+}
+
+/// The request body; the peer's fields in the peer's order.
+#[derive(Serialize)]
+struct Body<'a> {
+    state: &'static str,
+    description: &'a str,
+    context: &'a str,
+}
+
+impl Statuses for GitHub {
+    fn repository(&self) -> &str {
+        self.repository.as_str()
+    }
+
+    fn read<'a>(&'a self, commit: &'a str, _name: &'a str) -> BoxFuture<'a, Result<Listing, SendError>> {
+        forge::read_pages(&self.target, WORDING.ignores_case, move |page| {
+            let page = if page == 1 { String::new() } else { format!("&page={page}") };
+            self.dressed(Request::get(self.url(&format!("commits/{commit}/statuses?per_page={PER_PAGE}{page}"))))
+        })
+        .boxed()
+    }
+
+    fn write<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<(), SendError>> {
+        let body =
+            Body { state: forge::word_of(status.state), description: &status.description, context: &status.name };
+        let body = serde_json::to_vec(&body).expect("text always encodes");
+        let request = self.dressed(Request::post_json(self.url(&format!("statuses/{}", status.commit)), body));
+        async move { self.target.send(request).await?.json::<serde_json::Value>().map(drop) }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_the_api_is() {
+        for (address, base) in [
+            ("https://github.com/foo/bar", "https://api.github.com/"),
+            ("http://github.com/foo/bar", "https://api.github.com/"),
+            ("https://acme.ghe.com/foo/bar", "https://api.acme.ghe.com/"),
+            ("https://api.acme.ghe.com/foo/bar", "https://api.acme.ghe.com/"),
+            ("https://github.example.org/foo/bar", "https://github.example.org/api/v3/"),
+            ("http://127.0.0.1:9999/foo/bar", "http://127.0.0.1:9999/api/v3/"),
+            ("https://api.example.org/foo/bar", "https://api.example.org/"),
+        ] {
+            let repository = Repository::parse(address).expect("valid");
+            assert_eq!(api_base(&repository).expect("valid").as_str(), base, "{address}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What the path may ask about Providers and Secrets. `cluster` answers from its caches, and
+//! from files without a cluster; nothing downstream can tell the difference.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::api::{Key, Provider};
+use crate::secret::Secret;
+
+/// Answers from memory; never calls out.
+pub trait View: Send + Sync + 'static {
+    /// Whether the first listing of Alerts, Providers and named Secrets is complete. Before
+    /// that an event cannot be judged, and the sender is asked to come again.
+    fn synced(&self) -> bool;
+    /// The Provider of that name as it is now.
+    fn provider(&self, key: &Key) -> Option<Arc<ProviderView>>;
+    /// The Provider with that UID as it is now.
+    fn provider_by_uid(&self, uid: &str) -> Option<Arc<ProviderView>>;
+}
+
+/// A Provider with the Secrets it names, as of one moment. A change of any of them makes a new
+/// value with a higher `version`, so whatever is prepared from one can be kept by version.
+#[derive(Debug)]
+pub struct ProviderView {
+    /// The object.
+    pub provider: Provider,
+    /// Its Secrets by name, each as it was last seen.
+    pub secrets: BTreeMap<String, SecretView>,
+    /// Rises with every change of the Provider or of a Secret it names.
+    pub version: u64,
+}
+
+/// What is known of a Secret that a Provider names.
+#[derive(Clone, Debug)]
+pub enum SecretView {
+    /// Its contents.
+    Present(Arc<SecretData>),
+    /// There is no such Secret.
+    Missing,
+    /// The API server did not let us read it; the text says why.
+    Unreadable(Arc<str>),
+    /// It was named a moment ago and is being read.
+    Unread,
+}
+
+/// The contents of a Secret, decoded. Values that are not UTF-8 are kept out of `text`.
+#[derive(Debug, Default)]
+pub struct SecretData(BTreeMap<String, Secret>);
+
+impl SecretData {
+    /// From the decoded values; bytes that are not UTF-8 become U+FFFD, as no credential of ours
+    /// may hold such bytes.
+    pub fn new(values: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
+        Self(
+            values
+                .into_iter()
+                .map(|(key, value)| (key, Secret::new(String::from_utf8_lossy(&value).into_owned())))
+                .collect(),
+        )
+    }
+
+    /// The value of `key` without surrounding white space; `None` when absent or empty.
+    pub fn trimmed(&self, key: &str) -> Option<Secret> {
+        let text = self.0.get(key)?.expose().trim();
+        (!text.is_empty()).then(|| Secret::new(text))
+    }
+
+    /// The value of `key` as it is, even when empty.
+    pub fn raw(&self, key: &str) -> Option<&Secret> {
+        self.0.get(key)
+    }
+
+    /// The keys there are; never the values.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}

@@ -1,0 +1,11 @@
+//! Real servers for the integration tests, one module per server. Every test
+//! binary under `tests/` that needs one starts with `mod support;`.
+
+#![allow(dead_code, reason = "every test binary compiles all of this and uses a part of it")]
+
+pub mod apiserver;
+pub mod assets;
+pub mod gitea;
+pub mod kustomize;
+pub mod process;
+pub mod wait;
