@@ -28,6 +28,9 @@
 //! * [`ops`], [`cli`], [`app`]: for whoever runs it; how the parts are put together.
 //! * [`api`], [`view`], [`clock`], [`secret`]: what the stages share; they know none of them.
 
+#![deny(missing_docs)]
+#![deny(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
+
 pub mod api;
 pub mod clock;
 pub mod secret;

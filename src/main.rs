@@ -1,5 +1,7 @@
 //! The program: flags, then run, then an exit code.
 
+#![deny(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
+
 use std::process::ExitCode;
 
 use clap::Parser;

@@ -2,6 +2,7 @@
 //!
 //! One test a rule, asked over HTTP as a controller would.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::disallowed_methods, reason = "the bodies that the forge answers are small")]
 
 #[path = "support/forge/mod.rs"]
 mod forge;

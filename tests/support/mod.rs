@@ -4,7 +4,9 @@
 #![allow(dead_code, reason = "every test binary compiles all of this and uses a part of it")]
 
 pub mod apiserver;
+pub mod app;
 pub mod assets;
+pub mod forge;
 pub mod gitea;
 pub mod kustomize;
 pub mod process;

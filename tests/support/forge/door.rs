@@ -160,6 +160,21 @@ pub(super) fn json(status: StatusCode, value: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json; charset=utf-8")], value.to_string()).into_response()
 }
 
+/// An answer that is a refusal. Boxed, because a `Result` is as large as its larger half.
+pub(super) struct Refusal(Box<Response>);
+
+impl Refusal {
+    pub fn new(status: StatusCode, value: &Value) -> Self {
+        Self(Box::new(json(status, value)))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        *self.0
+    }
+}
+
 /// Which part of a list was asked for.
 pub(super) struct Paging {
     page: usize,
@@ -184,10 +199,12 @@ impl Paging {
         items.into_iter().skip((self.page - 1).saturating_mul(self.size)).take(self.size).collect()
     }
 
-    /// The `Link` header for a list of `total` items, absent when there is only one page. Both vendors write it in this
-    /// form, with the host's own base URL and the rest of the query kept (GitHub: docs on pagination; Gitea: `genAPILinks`).
-    pub fn link(&self, base: &str, uri: &Uri, total: usize) -> Option<String> {
+    /// The links for the `Link` header of a list of `total` items; none when there is only one page. Both vendors write
+    /// them so, with their own base URL and the rest of the query kept (GitHub: docs on pagination; Gitea: measured).
+    pub fn links(&self, base: &str, uri: &Uri, total: usize) -> Vec<String> {
         let last = total.div_ceil(self.size).max(1);
+        // Gitea, measured: beyond the end the links are those of the last page.
+        let page = self.page.min(last);
         let to = |page: usize, relation: &str| {
             let others = self.query.iter().filter(|(name, _)| name != "page");
             let query = form_urlencoded::Serializer::new(String::new())
@@ -197,14 +214,14 @@ impl Paging {
             format!("<{base}{path}?{query}>; rel=\"{relation}\"", path = uri.path())
         };
         let mut links = Vec::new();
-        if self.page < last {
-            links.push(to(self.page + 1, "next"));
+        if page < last {
+            links.push(to(page + 1, "next"));
             links.push(to(last, "last"));
         }
-        if self.page > 1 {
+        if page > 1 {
             links.push(to(1, "first"));
-            links.push(to(self.page - 1, "prev"));
+            links.push(to(page - 1, "prev"));
         }
-        (!links.is_empty()).then(|| links.join(", "))
+        links
     }
 }

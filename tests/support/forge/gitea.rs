@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Shared;
-use super::door::{Paging, json};
+use super::door::{Paging, Refusal, json};
 use super::world::{Access, Caller, Host, Missing, Place, Said, Status};
 
 /// Measured: 30 a page unless told, 100 is cut to 50.
@@ -42,7 +42,7 @@ async fn list(
     Path(path): Path<Repository>,
     uri: Uri,
     headers: HeaderMap,
-) -> Result<Response, Response> {
+) -> Result<Response, Refusal> {
     let place = enter(&shared, path, &headers, Access::Read)?;
     let mut statuses = shared.world.lock().at(&place);
     // A stable sort of rows in order of writing: ties stay ascending.
@@ -54,14 +54,14 @@ async fn list(
 }
 
 /// The newest status of each context. Measured: paged like the list, and `total_count` counts the page, not the whole;
-/// `X-Total-Count` has the whole. Code (`routers/api/v1/repo/status.go`, `GetLatestCommitStatus`): the page is taken by
-/// falling id, its rows then come in ascending order; without any the list is null and the state pending.
+/// `X-Total-Count` has the whole. The page is taken by falling id, its rows then come in ascending order; without any the
+/// list is null and the state pending.
 async fn combined(
     State(shared): State<Arc<Shared>>,
     Path(path): Path<Repository>,
     uri: Uri,
     headers: HeaderMap,
-) -> Result<Response, Response> {
+) -> Result<Response, Refusal> {
     let place = enter(&shared, path, &headers, Access::Read)?;
     let mut statuses = shared.world.lock().at(&place);
     statuses.reverse();
@@ -98,34 +98,33 @@ fn combine(statuses: &[Status]) -> &'static str {
     }
 }
 
-/// The body of a new status. Code, `CreateStatusOption`: every field may be missing and is then "".
+/// The body of a new status. Measured: every field may be missing or null and is then "".
 #[derive(Deserialize)]
-#[serde(default)]
-#[derive(Default)]
 struct Create {
-    state: String,
-    target_url: String,
-    description: String,
-    context: String,
+    state: Option<String>,
+    target_url: Option<String>,
+    description: Option<String>,
+    context: Option<String>,
 }
 
 /// Measured: **any** state is taken, "done" and "" too; every POST is a new row, also when nothing changed; a
-/// description of 3,000 and a context of 1,000 characters are fine. Code, `NewCommitStatus`: texts are trimmed.
+/// description of 3,000 and a context of 1,000 characters are fine. All texts but the state are trimmed.
 async fn create(
     State(shared): State<Arc<Shared>>,
     Path(path): Path<Repository>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Response, Response> {
+) -> Result<Response, Refusal> {
     let place = enter(&shared, path, &headers, Access::Write)?;
     // Measured: broken JSON answers 422.
     let body: Create = serde_json::from_slice(&body)
-        .map_err(|problem| error(StatusCode::UNPROCESSABLE_ENTITY, &problem.to_string()))?;
+        .map_err(|problem| error(shared.as_ref(), StatusCode::UNPROCESSABLE_ENTITY, &format!("[]: {problem}")))?;
+    let trimmed = |text: Option<String>| text.unwrap_or_default().trim().to_owned();
     let said = Said {
-        context: body.context.trim().to_owned(),
-        state: body.state,
-        description: Some(body.description.trim().to_owned()),
-        target_url: Some(body.target_url.trim().to_owned()),
+        context: trimmed(body.context),
+        state: body.state.unwrap_or_default(),
+        description: Some(trimmed(body.description)),
+        target_url: Some(trimmed(body.target_url)),
     };
     let status = {
         let mut world = shared.world.lock();
@@ -145,15 +144,19 @@ fn enter(
     (owner, repository, commit): Repository,
     headers: &HeaderMap,
     wanted: Access,
-) -> Result<Place, Response> {
+) -> Result<Place, Refusal> {
     let place = Place { host: Host::Gitea, repository: format!("{owner}/{repository}"), commit };
     let world = shared.world.lock();
+    let error = |status, message: &str| error(shared, status, message);
     let not_found = || error(StatusCode::NOT_FOUND, "not found");
     match (world.caller(headers), wanted) {
-        // Measured: 401 without a token and with a bad one.
+        // Measured: 401 with these wordings. (Without any token a private repository answers 404.)
+        (Caller::Stranger, _) if headers.contains_key(header::AUTHORIZATION) => {
+            return Err(error(StatusCode::UNAUTHORIZED, "invalid username, password or token"));
+        }
         (Caller::Stranger, _) => return Err(error(StatusCode::UNAUTHORIZED, "token is required")),
         (Caller::Known(Access::Nothing), _) => return Err(not_found()),
-        // Measured: 403 for a token of scope read:repository. Code, `routers/api/v1/api.go`: the wording.
+        // Measured: 403 for a token of scope read:repository.
         (Caller::Known(Access::Read), Access::Write) => {
             let message = "token does not have at least one of required scope(s), \
                            required=[write:repository], token scope=read:repository";
@@ -164,12 +167,12 @@ fn enter(
     match (world.find(&place), wanted) {
         (Ok(()), _) => Ok(place),
         (Err(Missing::Repository), _) => Err(not_found()),
-        // Measured: writing to an unknown commit is a 500, for ever. Code: the wording.
+        // Measured: writing to an unknown commit is a 500, for ever.
         (Err(Missing::Commit), Access::Write) => {
             let message = format!("GetCommit[{0}]: object does not exist [id: {0}, rel_path: ]", place.commit);
             Err(error(StatusCode::INTERNAL_SERVER_ERROR, &message))
         }
-        // Code, `resolveRefCommit`: reading one is a 404.
+        // Measured: reading one is a 404.
         (Err(Missing::Commit), _) => Err(not_found()),
     }
 }
@@ -194,17 +197,19 @@ fn api(shared: &Shared, repository: &str) -> String {
     format!("{}/api/v1/repos/{repository}", shared.url)
 }
 
-/// Measured: the list has a right `X-Total-Count` and `Link`. Code: so has the combined status.
+/// Measured: the list has a right `X-Total-Count` and `Link`. So has the combined status.
 fn counted(mut response: Response, shared: &Shared, paging: &Paging, uri: &Uri, total: usize) -> Response {
     let headers = response.headers_mut();
     headers.insert("x-total-count", total.into());
-    if let Some(link) = paging.link(&shared.url, uri, total).and_then(|link| link.parse().ok()) {
-        headers.insert(header::LINK, link);
+    let links = paging.links(&shared.url, uri, total);
+    // Measured: no blank after the comma.
+    if let (false, Ok(value)) = (links.is_empty(), links.join(",").parse()) {
+        headers.insert(header::LINK, value);
     }
     response
 }
 
-/// Code, `services/context/api.go`: the shape of an error.
-fn error(status: StatusCode, message: &str) -> Response {
-    json(status, &json!({"message": message, "url": "/api/swagger"}))
+/// Measured: the shape of an error.
+fn error(shared: &Shared, status: StatusCode, message: &str) -> Refusal {
+    Refusal::new(status, &json!({"message": message, "url": format!("{}/api/swagger", shared.url)}))
 }

@@ -17,7 +17,7 @@ use axum::routing::{get, post};
 use serde_json::{Value, json};
 
 use super::Shared;
-use super::door::{Paging, json};
+use super::door::{Paging, Refusal, json};
 use super::world::{Access, Caller, Host, Missing, Place, Said, Status};
 
 /// OpenAPI: the context's default.
@@ -52,14 +52,14 @@ async fn list(
     Path(path): Path<Repository>,
     uri: Uri,
     headers: HeaderMap,
-) -> Result<Response, Response> {
+) -> Result<Response, Refusal> {
     let place = enter(&shared, path, &headers, Access::Read)?;
     let paging = Paging::parse(&uri, "per_page", PAGE.0, PAGE.1);
     let mut statuses = shared.world.lock().at(&place);
     statuses.reverse();
-    let link = paging.link(&shared.url, &uri, statuses.len());
+    let links = paging.links(&shared.url, &uri, statuses.len());
     let page: Vec<Value> = paging.cut(statuses).iter().map(|status| node(&shared, &uri, status)).collect();
-    Ok(linked(json(StatusCode::OK, &page.into()), link))
+    Ok(linked(json(StatusCode::OK, &page.into()), &links))
 }
 
 /// OpenAPI: failure if any context reports error or failure, pending if there is none or one is pending, else success.
@@ -68,7 +68,7 @@ async fn combined(
     Path(path): Path<Repository>,
     uri: Uri,
     headers: HeaderMap,
-) -> Result<Response, Response> {
+) -> Result<Response, Refusal> {
     let place = enter(&shared, path, &headers, Access::Read)?;
     let mut statuses = shared.world.lock().at(&place);
     statuses.reverse();
@@ -83,7 +83,7 @@ async fn combined(
         "success"
     };
     let paging = Paging::parse(&uri, "per_page", PAGE.0, PAGE.1);
-    let link = paging.link(&shared.url, &uri, statuses.len());
+    let links = paging.links(&shared.url, &uri, statuses.len());
     let total = statuses.len();
     let page: Vec<Value> = paging.cut(statuses).iter().map(|status| node(&shared, &uri, status)).collect();
     let api = api(&shared, &uri, &place.repository);
@@ -97,7 +97,7 @@ async fn combined(
         "commit_url": format!("{api}/commits/{}", place.commit),
         "url": format!("{api}/commits/{}/status", place.commit),
     });
-    Ok(linked(json(StatusCode::OK, &body), link))
+    Ok(linked(json(StatusCode::OK, &body), &links))
 }
 
 async fn create(
@@ -106,7 +106,7 @@ async fn create(
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Response, Response> {
+) -> Result<Response, Refusal> {
     let place = enter(&shared, path, &headers, Access::Write)?;
     let said = check(&body)?;
     // activebridge/projectr#53: the wording of a name that is no SHA-1.
@@ -130,7 +130,7 @@ async fn create(
 }
 
 /// Checks the body of a new status.
-fn check(body: &Bytes) -> Result<Said, Response> {
+fn check(body: &Bytes) -> Result<Said, Refusal> {
     // docs, "troubleshooting": 400 for what is no JSON, 422 for JSON that says the wrong thing.
     let body: Value =
         serde_json::from_slice(body).map_err(|_| error(StatusCode::BAD_REQUEST, "Problems parsing JSON"))?;
@@ -161,7 +161,7 @@ fn enter(
     (owner, repository, commit): Repository,
     headers: &HeaderMap,
     wanted: Access,
-) -> Result<Place, Response> {
+) -> Result<Place, Refusal> {
     let place = Place { host: Host::GitHub, repository: format!("{owner}/{repository}"), commit };
     let world = shared.world.lock();
     let not_found = || error(StatusCode::NOT_FOUND, "Not Found");
@@ -211,26 +211,26 @@ fn api(shared: &Shared, uri: &Uri, repository: &str) -> String {
     format!("{}{prefix}/repos/{repository}", shared.url)
 }
 
-fn linked(mut response: Response, link: Option<String>) -> Response {
-    if let Some(link) = link.and_then(|link| link.parse().ok()) {
-        response.headers_mut().insert(header::LINK, link);
+fn linked(mut response: Response, links: &[String]) -> Response {
+    if let (false, Ok(value)) = (links.is_empty(), links.join(", ").parse()) {
+        response.headers_mut().insert(header::LINK, value);
     }
     response
 }
 
 /// OpenAPI, schema `basic-error`.
-fn error(status: StatusCode, message: &str) -> Response {
+fn error(status: StatusCode, message: &str) -> Refusal {
     let code = status.as_u16().to_string();
-    json(status, &json!({"message": message, "documentation_url": DOCUMENTATION, "status": code}))
+    Refusal::new(status, &json!({"message": message, "documentation_url": DOCUMENTATION, "status": code}))
 }
 
 /// OpenAPI, schema `validation-error`; resource and code as in the issues named at the rules.
-fn invalid(field: Option<&str>, message: &str) -> Response {
+fn invalid(field: Option<&str>, message: &str) -> Refusal {
     let mut problem = json!({"resource": "Status", "code": "custom", "message": message});
     if let Some(field) = field {
         problem["field"] = field.into();
     }
-    json(
+    Refusal::new(
         StatusCode::UNPROCESSABLE_ENTITY,
         &json!({
             "message": "Validation Failed",

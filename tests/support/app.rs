@@ -1,0 +1,69 @@
+//! Herald itself, started in the test's process with addresses of its own. Used by every test
+//! that speaks to it as its users do: events in, statuses out.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Parser;
+use herald::app::{App, Source};
+use herald::cli::Cli;
+use serde_json::Value;
+
+use super::wait;
+
+/// How long Herald may take for what a test waits for.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A running Herald; stopped by [`Herald::stop`], or rudely when dropped with its runtime.
+pub struct Herald {
+    /// The program.
+    pub app: App,
+    http: reqwest::Client,
+}
+
+impl Herald {
+    /// Reads a directory of manifests.
+    pub async fn manifests(dir: &Path, flags: &[&str]) -> Self {
+        Self::start(Source::Manifests(dir.to_owned()), flags).await
+    }
+
+    /// Watches the cluster `client` speaks to.
+    pub async fn cluster(client: kube::Client, flags: &[&str]) -> Self {
+        Self::start(Source::Cluster(client), flags).await
+    }
+
+    async fn start(source: Source, flags: &[&str]) -> Self {
+        let addresses = ["--events-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0"];
+        let cli = Cli::try_parse_from(["herald"].iter().chain(&addresses).chain(flags)).expect("valid flags");
+        herald::install_tls_provider();
+        let app = App::start(&cli, source).await.expect("Herald starts");
+        let herald = Self { app, http: reqwest::Client::new() };
+        let ready = format!("http://{}/readyz", herald.app.health);
+        wait::until(DEADLINE, "Herald to be ready", || async { wait::answers(&ready).await.then_some(()) }).await;
+        herald
+    }
+
+    /// Where events are posted.
+    pub fn events_url(&self) -> String {
+        format!("http://{}/", self.app.events)
+    }
+
+    /// Posts an event and gives the status of the answer.
+    pub async fn post(&self, event: &Value) -> u16 {
+        let response = self.http.post(self.events_url()).body(event.to_string()).send().await;
+        response.expect("Herald answers").status().as_u16()
+    }
+
+    /// Waits until everything accepted was told or given up.
+    pub async fn idle(&self) {
+        wait::until(DEADLINE, "the outbox to be empty", || async {
+            (self.app.outbox.counts().held == 0).then_some(())
+        })
+        .await;
+    }
+
+    /// Stops it as SIGTERM would.
+    pub async fn stop(self) {
+        self.app.shutdown(Duration::from_secs(5)).await;
+    }
+}
