@@ -1,9 +1,11 @@
 //! Herald at work in one command: `cargo build && cargo run --example demo`.
 //!
 //! It starts the simulated Git host of `examples/forge.rs` in this process and the real herald binary beside it,
-//! without a cluster: Providers, Alerts and Secrets come from `examples/demo/*.yaml`. Then it plays what a real
-//! kustomize-controller sent (`examples/demo/events/`) and checks every commit status that comes out. Exit code 0
-//! means that all were exactly as expected. With `--stay` it goes on, for trying things by hand.
+//! without a cluster: Providers, Alerts and Secrets come from `examples/demo/*.yaml`. Then it plays the events in
+//! `examples/demo/events/` and checks every commit status that comes out. Exit code 0 means that all were exactly as
+//! expected. With `--stay` it goes on, for trying things by hand.
+//!
+//! Events 01 to 06 are what a real kustomize-controller sent; the others are made after their likeness.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
 #[expect(dead_code, unused_imports, reason = "the tests use the rest")]

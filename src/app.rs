@@ -96,7 +96,7 @@ impl App {
         tasks.spawn(serve(health_listener, health::probes(view.clone())));
         tasks.spawn(serve(metrics_listener, health::metrics(metrics.clone())));
         tasks.spawn(delivery.clone().run());
-        tasks.spawn(tell_delivery(stores.clone(), delivery.clone()));
+        tasks.spawn(tell_delivery(stores.clone(), resolver.clone(), delivery.clone()));
         let door = Door::new(pipeline, metrics.clone());
         let mut door_stopped = stopped;
         let door = tokio::spawn(door.serve(events, async move {
@@ -145,9 +145,7 @@ impl App {
     pub async fn shutdown(mut self, grace: std::time::Duration) {
         self.memory.close();
         let _ = self.stop.send(true);
-        if !self.delivery.stop(grace).await {
-            tracing::warn!(logger = "setup", "requests under way did not end in time");
-        }
+        self.delivery.drain(grace).await;
         let held = self.outbox.counts().held;
         if held > 0 {
             tracing::error!(
@@ -191,13 +189,14 @@ async fn serve(listener: TcpListener, router: axum::Router) {
     let _ = axum::serve(listener, router).await;
 }
 
-/// Wakes what waits for a Provider when it or a Secret of it changes.
-async fn tell_delivery(stores: Arc<Stores>, delivery: Delivery) {
+/// Wakes what waits for a Provider when it or a Secret of it changes, or when it is gone.
+async fn tell_delivery(stores: Arc<Stores>, resolver: Arc<Resolver>, delivery: Delivery) {
     loop {
-        for key in stores.for_delivery.take().await {
-            if let Some(view) = stores.provider(&key) {
-                delivery.provider_changed(&view.provider.meta.uid);
+        for (key, uid) in stores.for_delivery.take().await {
+            if stores.provider(&key).is_none() {
+                resolver.forget(&key);
             }
+            delivery.provider_changed(&uid);
         }
     }
 }

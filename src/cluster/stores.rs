@@ -19,8 +19,9 @@ use crate::view::{ProviderView, SecretView, View};
 pub struct Stores {
     /// Where Alerts are found.
     pub index: SharedIndex,
-    /// Providers that changed, or a Secret of theirs; read by `delivery`.
-    pub for_delivery: Changes<Key>,
+    /// Name and UID of Providers that changed, or a Secret of theirs, or that are gone; read for
+    /// `delivery`.
+    pub for_delivery: Changes<(Key, Arc<str>)>,
     /// Objects whose conditions may have to change; read by `reconcile`.
     pub for_reconcile: Changes<ObjectRef>,
     /// Secrets that must be read; read by `secrets`.
@@ -165,7 +166,7 @@ impl Stores {
                 if let Some(view) = state.providers.remove(&object.key) {
                     state.by_uid.remove(&view.provider.meta.uid);
                     state.unname(&view.provider, &[]);
-                    self.changed(&object.key);
+                    self.changed(&view.provider);
                 }
             }
         }
@@ -186,12 +187,16 @@ impl Stores {
         if let Some(old) = old {
             state.by_uid.remove(&old.provider.meta.uid);
             state.unname(&old.provider, &provider.spec.secret_names());
+            if old.provider.meta.uid != provider.meta.uid {
+                self.changed(&old.provider);
+            }
         }
         self.publish(&mut state, provider);
     }
 
     /// Makes a new view of a Provider with its Secrets as they are now.
     fn publish(&self, state: &mut State, provider: Provider) {
+        self.changed(&provider);
         let key = provider.meta.key.clone();
         state.version += 1;
         let secrets = provider
@@ -205,15 +210,16 @@ impl Stores {
             .collect();
         let version = state.version;
         state.by_uid.insert(provider.meta.uid.clone(), key.clone());
-        state.providers.insert(key.clone(), Arc::new(ProviderView { provider, secrets, version }));
-        self.changed(&key);
+        state.providers.insert(key, Arc::new(ProviderView { provider, secrets, version }));
     }
 
     /// A Provider changed: what waits for it is tried, and it and its Alerts are judged anew.
-    fn changed(&self, provider: &Key) {
-        self.for_delivery.add(provider.clone());
-        self.for_reconcile.add(ObjectRef { kind: ObjectKind::Provider, key: provider.clone() });
-        for alert in self.index.of_provider(provider) {
+    /// Who is told looks when the lock on the state is free again.
+    fn changed(&self, provider: &Provider) {
+        let key = &provider.meta.key;
+        self.for_delivery.add((key.clone(), provider.meta.uid.clone()));
+        self.for_reconcile.add(ObjectRef { kind: ObjectKind::Provider, key: key.clone() });
+        for alert in self.index.of_provider(key) {
             self.for_reconcile.add(ObjectRef { kind: ObjectKind::Alert, key: alert.key.clone() });
         }
     }
@@ -227,6 +233,9 @@ impl Stores {
         if listed && read() {
             tracing::info!(logger = "cluster", "all Alerts, Providers and their Secrets are known");
             self.synced.store(true, Ordering::SeqCst);
+            // Until now nothing could be said of any of them.
+            let observed: Vec<ObjectRef> = self.state.read().observed.keys().cloned().collect();
+            observed.into_iter().for_each(|object| self.for_reconcile.add(object));
         }
     }
 }

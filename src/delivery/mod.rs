@@ -106,7 +106,7 @@ impl Delivery {
         self.wake();
     }
 
-    /// The dispatcher: runs until [`Delivery::stop`].
+    /// The dispatcher: runs until [`Delivery::drain`] is through.
     pub async fn run(self) {
         let inner = &self.0;
         while !inner.stopping.load(Ordering::SeqCst) {
@@ -127,21 +127,27 @@ impl Delivery {
         }
     }
 
-    /// Claims nothing more and waits for what is under way, `grace` at most. Returns whether
-    /// nothing is left under way.
-    pub async fn stop(&self, grace: Duration) -> bool {
-        self.0.stopping.store(true, Ordering::SeqCst);
-        self.wake();
-        let idle = async {
+    /// Works off what can be told within `grace`, then claims nothing more. What waits for a later
+    /// time stays in the outbox.
+    pub async fn drain(&self, grace: Duration) {
+        let inner = &self.0;
+        let deadline = inner.clock.now() + grace;
+        let drained = async {
             loop {
-                let idle = self.0.idle.notified();
-                if self.0.under_way.load(Ordering::SeqCst) == 0 {
+                let idle = inner.idle.notified();
+                let counts = inner.outbox.counts();
+                let later = inner.outbox.next_due().is_none_or(|due| due > deadline);
+                if counts.claimed == 0 && counts.ready == 0 && later {
                     return;
                 }
                 idle.await;
             }
         };
-        tokio::time::timeout(grace, idle).await.is_ok()
+        if tokio::time::timeout(grace, drained).await.is_err() {
+            tracing::warn!(logger = "delivery", "what was under way did not end in time");
+        }
+        inner.stopping.store(true, Ordering::SeqCst);
+        self.wake();
     }
 
     /// One job, one try, whatever happens in it.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
 
+use crate::api::Key;
 use crate::api::provider::{LocalObjectReference, PROVIDER_TYPES};
 use crate::clock::Clock;
 use crate::outbound::{ClientError, Clients, Target, TlsConfig};
@@ -26,6 +27,9 @@ const MAX_ADDRESS: usize = 2048;
 /// Time one try may take when the Provider does not say.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The reason while a Secret is being read: it will soon be another, or none.
+pub const SECRET_NOT_READ: &str = "SecretNotRead";
+
 /// Why a Provider cannot be used as it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolveError {
@@ -37,11 +41,11 @@ pub struct ResolveError {
     pub terminal: bool,
 }
 
-/// Services by Provider UID, each for the version it was made from.
+/// Services by Provider, each for the version it was made from.
 pub struct Resolver {
     clients: Clients,
     clock: Arc<dyn Clock>,
-    resolved: Mutex<HashMap<Arc<str>, (u64, Resolved)>>,
+    resolved: Mutex<HashMap<Key, (u64, Resolved)>>,
 }
 
 /// What became of a Provider.
@@ -55,20 +59,20 @@ impl Resolver {
 
     /// The service of a Provider as it is now.
     pub fn resolve(&self, view: &ProviderView) -> Resolved {
-        let uid = &view.provider.meta.uid;
-        if let Some((version, resolved)) = self.resolved.lock().get(uid)
+        let key = &view.provider.meta.key;
+        if let Some((version, resolved)) = self.resolved.lock().get(key)
             && *version == view.version
         {
             return resolved.clone();
         }
         let resolved = self.build(view).map(Arc::new);
-        self.resolved.lock().insert(uid.clone(), (view.version, resolved.clone()));
+        self.resolved.lock().insert(key.clone(), (view.version, resolved.clone()));
         resolved
     }
 
     /// Forgets a Provider that is gone.
-    pub fn forget(&self, uid: &str) {
-        self.resolved.lock().remove(uid);
+    pub fn forget(&self, provider: &Key) {
+        self.resolved.lock().remove(provider);
     }
 
     fn build(&self, view: &ProviderView) -> Result<Service, ResolveError> {
@@ -208,7 +212,7 @@ fn referent(
             format!("spec.{field} names Secret {namespace}/{name}, which cannot be read: {why}"),
         )),
         Some(SecretView::Unread) | None => {
-            Err(wrong("SecretNotRead", format!("spec.{field} names Secret {namespace}/{name}, which is being read")))
+            Err(wrong(SECRET_NOT_READ, format!("spec.{field} names Secret {namespace}/{name}, which is being read")))
         }
     }
 }

@@ -104,7 +104,9 @@ pub fn carried(carries: Carries, marks: Marks) -> Result<(), Skip> {
 mod tests {
     use super::*;
 
-    fn event(severity: &str, metadata: &[(&str, &str)]) -> Event {
+    type Metadata<'a> = &'a [(&'a str, &'a str)];
+
+    fn event(severity: &str, metadata: Metadata<'_>) -> Event {
         let mut event = Event { severity: severity.into(), ..Default::default() };
         event.involved_object.api_version = "kustomize.toolkit.fluxcd.io/v1".into();
         event.metadata = metadata.iter().map(|&(k, v)| (k.into(), v.into())).collect();
@@ -113,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_commit_status_wants_an_outcome() {
-        let cases: [(&str, &[(&str, &str)], bool); 8] = [
+        let cases: [(&str, Metadata<'_>, bool); 8] = [
             ("info", &[], false),
             ("error", &[], true),
             ("info", &[("kustomize.toolkit.fluxcd.io/commit_status", "update")], true),

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
@@ -71,17 +71,19 @@ where
         let ts = SystemClock.wall().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
         match self.0 {
             Encoding::Json => {
-                let mut line = Map::new();
-                line.insert("level".into(), level(metadata.level()).into());
-                line.insert("ts".into(), ts.into());
-                line.insert("logger".into(), fields.logger.unwrap_or_else(|| metadata.target().into()).into());
-                line.insert("msg".into(), fields.message.into());
-                line.extend(fields.rest);
-                writeln!(out, "{}", Value::Object(line))
+                let logger = fields.logger.as_deref().unwrap_or_else(|| metadata.target());
+                write!(out, "{{\"level\":\"{}\",\"ts\":\"{ts}\"", level(metadata.level()))?;
+                for (name, value) in [("logger", logger), ("msg", &fields.message)] {
+                    write!(out, ",\"{name}\":{}", Value::from(value))?;
+                }
+                for (name, value) in &fields.rest {
+                    write!(out, ",\"{name}\":{value}")?;
+                }
+                writeln!(out, "}}")
             }
             Encoding::Console => {
                 write!(out, "{ts} {:<5} {}", level(metadata.level()), fields.message)?;
-                for (name, value) in fields.rest.iter().filter(|(_, value)| **value != Value::from("")) {
+                for (name, value) in &fields.rest {
                     write!(out, " {name}={value}")?;
                 }
                 writeln!(out)
@@ -104,7 +106,8 @@ fn level(level: &Level) -> &'static str {
 struct Fields {
     message: String,
     logger: Option<String>,
-    rest: Map<String, Value>,
+    /// In the order the code names them; names are Rust identifiers and need no escaping.
+    rest: Vec<(&'static str, Value)>,
 }
 
 impl Fields {
@@ -113,9 +116,9 @@ impl Fields {
         match field.name() {
             "message" => self.message = value,
             "logger" => self.logger = Some(value),
-            name => {
-                self.rest.insert(name.to_owned(), value.into());
-            }
+            // What an event has not is left out rather than shown empty.
+            _ if value.is_empty() => {}
+            name => self.rest.push((name, value.into())),
         }
     }
 }
@@ -130,18 +133,18 @@ impl Visit for Fields {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.rest.insert(field.name().to_owned(), value.into());
+        self.rest.push((field.name(), value.into()));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.rest.insert(field.name().to_owned(), value.into());
+        self.rest.push((field.name(), value.into()));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.rest.insert(field.name().to_owned(), value.into());
+        self.rest.push((field.name(), value.into()));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.rest.insert(field.name().to_owned(), value.into());
+        self.rest.push((field.name(), value.into()));
     }
 }

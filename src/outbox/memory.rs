@@ -305,6 +305,7 @@ impl Outbox for MemoryOutbox {
 
     fn counts(&self) -> Counts {
         let state = self.0.lock();
-        Counts { held: state.held, claimed: state.claimed }
+        let ready = state.lanes.values().map(|lane| lane.ready.len()).sum();
+        Counts { held: state.held, claimed: state.claimed, ready }
     }
 }

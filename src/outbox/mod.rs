@@ -79,6 +79,8 @@ pub struct Counts {
     pub held: usize,
     /// Claimed and not settled.
     pub claimed: usize,
+    /// Subjects whose next job can be claimed now.
+    pub ready: usize,
 }
 
 /// Jobs between acceptance and settlement, and the memory of what was said.

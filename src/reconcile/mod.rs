@@ -17,7 +17,7 @@ pub use self::writer::{ClusterWriter, LogWriter, StatusWriter, WriteError};
 use crate::api::conditions::{Condition, Desired};
 use crate::clock::Clock;
 use crate::cluster::{ObjectKind, ObjectRef, Observed, Stores};
-use crate::delivery::resolve::Resolver;
+use crate::delivery::resolve::{Resolved, Resolver, SECRET_NOT_READ};
 use crate::view::View;
 
 /// Writes under way at once.
@@ -122,6 +122,11 @@ impl Reconciler {
             self.written.remove(&object);
             return;
         };
+        if observed.finalizers_to_strip.is_some() {
+            // Nobody waits for the conditions of what is being deleted, but for its end.
+            writes.push((object, observed, None));
+            return;
+        }
         let Some(desired) = self.desired(&object) else { return };
         let written = self.written.entry(object.clone()).or_default();
         while written.front().is_some_and(|at| now.saturating_duration_since(*at) >= WINDOW) {
@@ -135,7 +140,6 @@ impl Reconciler {
             Step::Wait(until) => {
                 self.waiting.insert(object, until);
             }
-            Step::Nothing if observed.finalizers_to_strip.is_some() => writes.push((object, observed, None)),
             Step::Nothing => {}
         }
         if written.is_empty() {
@@ -144,7 +148,12 @@ impl Reconciler {
         }
     }
 
+    /// What ought to stand; `None` while that is not known: as long as the first lists, or a
+    /// Secret, are being read. Saying so would be news to everybody at every start of Herald.
     fn desired(&self, object: &ObjectRef) -> Option<Vec<Desired>> {
+        if !self.stores.synced() {
+            return None;
+        }
         if let Some(why) = self.stores.bad(object) {
             let unhealthy = Desired::unhealthy("InvalidSpec", "the spec cannot be read".to_owned());
             return Some(vec![Desired::not_ready("InvalidSpec", why), unhealthy]);
@@ -152,16 +161,22 @@ impl Reconciler {
         match object.kind {
             ObjectKind::Provider => {
                 let view = self.stores.provider(&object.key)?;
-                Some(provider::conditions(&view.provider, &self.resolver.resolve(&view)))
+                let resolved = self.resolver.resolve(&view);
+                known(&resolved).then(|| provider::conditions(&view.provider, &resolved))
             }
             ObjectKind::Alert => {
                 let alert = self.stores.index.get(&object.key)?;
                 let view = self.stores.provider(&alert.provider);
                 let resolved = view.as_ref().map(|view| self.resolver.resolve(view));
-                Some(alert::conditions(&alert, resolved.as_ref()))
+                resolved.as_ref().is_none_or(known).then(|| alert::conditions(&alert, resolved.as_ref()))
             }
         }
     }
+}
+
+/// Whether everything the Provider refers to was read.
+fn known(resolved: &Resolved) -> bool {
+    !resolved.as_ref().is_err_and(|error| error.reason == SECRET_NOT_READ)
 }
 
 /// What to do, given what ought to stand, what stands, and when this object was written lately.

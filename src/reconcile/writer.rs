@@ -1,5 +1,6 @@
 //! Writes conditions: into the cluster by server-side apply, or into the log where there is none.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -160,7 +161,7 @@ impl StatusWriter for ClusterWriter {
 /// Into the log, where there is no cluster to keep them.
 #[derive(Default)]
 pub struct LogWriter {
-    said: Mutex<std::collections::HashMap<ObjectRef, Vec<(String, String, String)>>>,
+    said: Mutex<HashMap<ObjectRef, Vec<Condition>>>,
 }
 
 impl StatusWriter for LogWriter {
@@ -170,12 +171,13 @@ impl StatusWriter for LogWriter {
         _observed: &'a Observed,
         conditions: &'a Option<Vec<Condition>>,
     ) -> BoxFuture<'a, Result<(), WriteError>> {
-        let conditions = conditions.as_deref().unwrap_or_default();
-        let now: Vec<_> =
-            conditions.iter().map(|is| (is.status.clone(), is.reason.clone(), is.message.clone())).collect();
-        let before = self.said.lock().insert(object.clone(), now.clone()).unwrap_or_default();
-        for (at, is) in conditions.iter().enumerate().filter(|(at, _)| before.get(*at) != now.get(*at)) {
-            let _ = at;
+        let conditions = conditions.clone().unwrap_or_default();
+        let before = self.said.lock().insert(object.clone(), conditions.clone()).unwrap_or_default();
+        // Without a cluster nothing stands, so every condition comes as new; only changes are said.
+        let same = |is: &&Condition| {
+            before.iter().any(|was| (&was.kind, &was.status, &was.reason, &was.message) == (&is.kind, &is.status, &is.reason, &is.message))
+        };
+        for is in conditions.iter().filter(|is| !same(is)) {
             let ok = is.status == "True";
             macro_rules! line {
                 ($level:ident $(, $field:ident = $value:expr)*) => {

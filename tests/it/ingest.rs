@@ -1,0 +1,288 @@
+//! The events door as senders meet it: limits, answers, and connections that stay open.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use herald::api::Event;
+use herald::app::{App, Source};
+use herald::cli::Cli;
+use proptest::prelude::*;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::scene::{Scene, forge, git, token};
+use crate::support::app::Herald;
+use crate::support::flux::{Folder, alert, kustomization_event, sha};
+use crate::support::forge::Fault;
+
+const MAX_BODY: usize = 3 * 1024 * 1024;
+
+/// A connection to the door that knows no HTTP library, so that every byte is seen.
+struct Wire(TcpStream);
+
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    head: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().filter_map(|line| line.split_once(": ")).find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+}
+
+impl Wire {
+    async fn to(herald: &Herald) -> Self {
+        Self::connect(herald.app.events).await
+    }
+
+    async fn connect(address: std::net::SocketAddr) -> Self {
+        Self(TcpStream::connect(address).await.expect("the door is open"))
+    }
+
+    async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.write_all(bytes.as_ref()).await.expect("the door reads");
+    }
+
+    /// The next head. Bytes after it would be a body, which no answer has.
+    async fn answer(&mut self) -> Answer {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(self.0.read_u8().await.expect("the door answers"));
+        }
+        let head = String::from_utf8(head).expect("a head is text");
+        Answer { status: head[9..12].parse().expect("a status"), head }
+    }
+
+    async fn ask(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
+        let length = body.len();
+        self.send(format!("{method} {path} HTTP/1.1\r\nHost: herald.\r\n{headers}Content-Length: {length}\r\n\r\n")).await;
+        self.send(body).await;
+        self.answer().await
+    }
+
+    async fn post(&mut self, body: impl AsRef<[u8]>) -> Answer {
+        self.ask("POST", "/", "", body.as_ref()).await
+    }
+
+    /// What comes until the other side closes.
+    async fn rest(mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        // A reset is a close too.
+        let _ = self.0.read_to_end(&mut rest).await;
+        rest
+    }
+}
+
+/// A Herald that knows no Alerts.
+async fn alone() -> (Folder, Herald) {
+    let folder = Folder::with([]);
+    let herald = Herald::manifests(folder.path(), &[]).await;
+    (folder, herald)
+}
+
+async fn end(herald: Herald) {
+    assert_eq!(herald.app.outbox.counts().held, 0);
+    herald.stop().await;
+}
+
+/// An event of exactly so many bytes.
+fn event_of(bytes: usize) -> String {
+    let empty = r#"{"message":""}"#.len();
+    format!(r#"{{"message":"{}"}}"#, "x".repeat(bytes - empty))
+}
+
+#[tokio::test]
+async fn fifty_events_over_one_connection_are_each_answered_with_an_empty_202() {
+    let (_folder, herald) = alone().await;
+    let mut wire = Wire::to(&herald).await;
+    for number in 0..50 {
+        let answer = wire.post(kustomization_event("web", &sha(number)).to_string()).await;
+        assert_eq!((answer.status, answer.header("content-length")), (202, Some("0")), "{}", answer.head);
+        assert_eq!(answer.header("connection"), None);
+    }
+    herald.stop().await;
+    assert_eq!(wire.rest().await, b"", "no answer had a body");
+}
+
+#[tokio::test]
+async fn every_path_takes_posts_and_nothing_else() {
+    let (_folder, herald) = alone().await;
+    let mut wire = Wire::to(&herald).await;
+    let event = kustomization_event("web", &sha(1)).to_string();
+    for path in ["/", "/events", "/a/b?c=d", "//x/../y", "*", "http://notification-controller.flux-system.svc./"] {
+        assert_eq!(wire.ask("POST", path, "", event.as_bytes()).await.status, 202, "{path}");
+    }
+    for method in ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"] {
+        let answer = wire.ask(method, "/", "", event.as_bytes()).await;
+        assert_eq!((answer.status, answer.header("allow")), (405, Some("POST")), "{method}");
+        assert_eq!(answer.header("content-length"), Some("0"));
+        // A connection may end with a body that nobody read.
+        wire = Wire::to(&herald).await;
+    }
+    end(herald).await;
+}
+
+#[tokio::test]
+async fn what_is_no_event_is_refused_and_what_go_takes_is_not() {
+    let (_folder, herald) = alone().await;
+    let mut wire = Wire::to(&herald).await;
+    for (body, status) in [
+        ("", 400),
+        ("{", 400),
+        ("[]", 400),
+        ("{} x", 400),
+        (r#"{"metadata":{"a":1}}"#, 400),
+        (r#"{"timestamp":""}"#, 400),
+        ("{}", 202),
+        ("null", 202),
+        (r#"{"MESSAGE":"m","unknown":[1]}"#, 202),
+    ] {
+        let answer = wire.post(body).await;
+        assert_eq!((answer.status, answer.header("content-length")), (status, Some("0")), "{body}");
+    }
+    for content_type in ["text/nonsense", "application/xml; charset=klingon", "\u{e9}"] {
+        let header = format!("Content-Type: {content_type}\r\n");
+        assert_eq!(wire.ask("POST", "/", &header, b"{}").await.status, 202, "{content_type}");
+    }
+    end(herald).await;
+}
+
+#[tokio::test]
+async fn a_body_has_three_mebibytes_at_most() {
+    let (_folder, herald) = alone().await;
+    let mut wire = Wire::to(&herald).await;
+    assert_eq!(wire.post(event_of(MAX_BODY)).await.status, 202);
+
+    // What is announced is refused before it is sent.
+    wire.send(format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", MAX_BODY + 1)).await;
+    assert_eq!(wire.answer().await.status, 413);
+
+    for (bytes, status) in [(MAX_BODY, 202), (MAX_BODY + 1, 413)] {
+        let mut wire = Wire::to(&herald).await;
+        wire.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        let body = event_of(bytes);
+        wire.send(format!("{:x}\r\n{body}\r\n", body.len())).await;
+        wire.send("0\r\n\r\n").await;
+        let answer = wire.answer().await;
+        assert_eq!((answer.status, answer.header("content-length")), (status, Some("0")), "{bytes} bytes in chunks");
+    }
+    end(herald).await;
+}
+
+#[tokio::test]
+async fn more_headers_than_may_be_end_the_connection() {
+    let (_folder, herald) = alone().await;
+    let mut wire = Wire::to(&herald).await;
+    let filler = |bytes: usize| format!("X-Filler: {}\r\n", "x".repeat(bytes));
+    assert_eq!(wire.ask("POST", "/", &filler(250 << 10), b"{}").await.status, 202);
+
+    wire.send(format!("POST / HTTP/1.1\r\nHost: h\r\n{}", filler(300 << 10))).await;
+    assert_eq!(wire.answer().await.status, 431);
+    assert_eq!(wire.rest().await, b"");
+    end(herald).await;
+}
+
+#[tokio::test]
+async fn senders_come_again_until_the_alerts_are_known() {
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", dead.local_addr().expect("it has an address"));
+    drop(dead);
+    herald::install_tls_provider();
+    let config = kube::Config::new(url.parse().expect("an address"));
+    let client = kube::Client::try_from(config).expect("a client");
+    let flags = ["herald", "--events-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0"];
+    let app = App::start(&Cli::parse_from(flags), Source::Cluster(client)).await.expect("Herald starts");
+
+    let mut wire = Wire::connect(app.events).await;
+    for _ in 0..2 {
+        let answer = wire.post(kustomization_event("web", &sha(1)).to_string()).await;
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("8")), "{}", answer.head);
+        assert_eq!(answer.header("content-length"), Some("0"));
+    }
+    assert_eq!(wire.post("{").await.status, 400, "what can never be taken is refused all the same");
+    let mut health = Wire::connect(app.health).await;
+    assert_eq!(health.ask("GET", "/readyz", "", b"").await.status, 503);
+    app.shutdown(Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn senders_come_again_when_the_outbox_is_full() {
+    let forge = forge().await;
+    forge.fail(Fault::hang().times(1));
+    let manifests = [git("github", &forge), token(), alert("all", "git")];
+    let scene = Scene::with(forge, manifests, &["--outbox-max-jobs=1"]).await;
+    scene.post(&kustomization_event("web", &sha(1))).await;
+
+    let mut wire = Wire::to(&scene.herald).await;
+    let second = kustomization_event("web", &sha(2)).to_string();
+    let answer = wire.post(&second).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("8")));
+    assert_eq!(wire.post("{}").await.status, 202, "nothing to keep needs no room");
+
+    // It was not taken, so the sender's next try is no repeat of it.
+    scene.herald.idle().await;
+    assert_eq!(wire.post(&second).await.status, 202);
+    scene.end(3, 2).await;
+    // The first read hung: three reads in all.
+}
+
+#[tokio::test]
+async fn a_slow_sender_holds_up_nobody_else() {
+    let (_folder, herald) = alone().await;
+    let body = kustomization_event("web", &sha(1)).to_string();
+    let (first, second) = body.split_at(body.len() / 2);
+    let mut slow = Wire::to(&herald).await;
+    slow.send(format!("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n", body.len())).await;
+    assert_eq!(slow.answer().await.status, 100);
+    slow.send(first).await;
+
+    let mut quick = Wire::to(&herald).await;
+    assert_eq!(quick.post(&body).await.status, 202);
+    slow.send(second).await;
+    assert_eq!(slow.answer().await.status, 202);
+
+    let mut gone = Wire::to(&herald).await;
+    gone.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n{").await;
+    drop(gone);
+    assert_eq!(quick.post(&body).await.status, 202);
+    end(herald).await;
+}
+
+proptest! {
+    #[test]
+    fn no_body_makes_decoding_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Event::decode(&body);
+    }
+
+    #[test]
+    fn what_is_decoded_can_be_told_and_decoded_again(
+        text in any::<String>(), key in any::<String>(), escapes in r"(\\u[0-9a-fA-F]{4}|\\n|[<>&é]){0,8}",
+    ) {
+        let body = format!(
+            r#"{{"message":{},"reason":"{escapes}","metadata":{{{}:"v"}}}}"#,
+            Value::from(text), Value::from(key),
+        );
+        let event = Event::decode(body.as_bytes()).expect("it is JSON");
+        assert_eq!(Event::decode(&event.encode()).expect("it was encoded"), event);
+    }
+}
+
+#[tokio::test]
+async fn random_bytes_are_answered() {
+    let (_folder, herald) = alone().await;
+    let herald = Arc::new(herald);
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..100 {
+        let bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(random.usize(1..300)).collect();
+        let mut wire = Wire::to(&herald).await;
+        assert_eq!(wire.post(&bytes).await.status, 400);
+        let mut raw = Wire::to(&herald).await;
+        raw.send(&bytes).await;
+    }
+    assert_eq!(Wire::to(&herald).await.post("{}").await.status, 202, "the door still stands");
+    end(Arc::into_inner(herald).expect("the only one")).await;
+}

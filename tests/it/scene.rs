@@ -1,0 +1,129 @@
+//! A simulated Git host, a folder of manifests, and a Herald that reads them: where nearly every
+//! test here begins and ends.
+
+use std::time::Duration;
+
+use herald::ops::metrics::Outcome;
+use herald::view::View;
+use serde_json::Value;
+
+use crate::support::app::{DEADLINE, Herald};
+use crate::support::flux::{Folder, Manifest, NAMESPACE, alert, provider, secret};
+use crate::support::forge::Forge;
+use crate::support::wait;
+
+/// The credential of every scene. No test expects to see it anywhere but in a request.
+pub const TOKEN: &str = "t0k-planted-credential";
+
+/// The parts of a test.
+pub struct Scene {
+    pub forge: Forge,
+    pub folder: Folder,
+    pub herald: Herald,
+}
+
+/// A Git host on a free port.
+pub async fn forge() -> Forge {
+    Forge::start("127.0.0.1:0").await.expect("a free port")
+}
+
+/// The Provider `git` of this type, at a repository of the forge, in a hurry.
+pub fn git(kind: &str, forge: &Forge) -> Manifest {
+    provider(kind, "git", &format!("{}/acme/fleet", forge.url())).secret("token").spec("timeout", "1s")
+}
+
+/// The Provider `hook`: whatever it is told arrives at the forge's `/hook`.
+pub fn hook(forge: &Forge) -> Manifest {
+    provider("generic", "hook", &format!("{}/hook", forge.url())).spec("timeout", "1s")
+}
+
+/// The Secret that [`git`] names.
+pub fn token() -> Manifest {
+    secret("token", "token", TOKEN)
+}
+
+impl Scene {
+    /// One Provider of this type, told of every Kustomization.
+    pub async fn of(kind: &str) -> Self {
+        let forge = forge().await;
+        let provider = if kind == "generic" { hook(&forge) } else { git(kind, &forge) };
+        let name = provider["metadata"]["name"].as_str().expect("it has a name").to_owned();
+        Self::with(forge, [provider, token(), alert("all", &name)], &[]).await
+    }
+
+    /// These manifests and flags.
+    pub async fn with(forge: Forge, manifests: impl IntoIterator<Item = Manifest>, flags: &[&str]) -> Self {
+        let folder = Folder::with(manifests);
+        let herald = Herald::manifests(folder.path(), flags).await;
+        Self { forge, folder, herald }
+    }
+
+    /// Posts an event that Herald takes.
+    #[track_caller]
+    pub fn post(&self, event: &Value) -> impl Future<Output = ()> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let answer = self.herald.post(event).await;
+            assert_eq!(answer, 202, "{caller}: the answer to an event");
+        }
+    }
+
+    /// Posts events one after the other, each once the one before is told.
+    pub async fn tell<E: std::ops::Deref<Target = Value>>(&self, events: impl IntoIterator<Item = E>) {
+        for event in events {
+            self.post(&event).await;
+            self.herald.idle().await;
+        }
+    }
+
+    /// The states a status had, in order.
+    pub fn states(&self, commit: &str, context: &str) -> Vec<String> {
+        let statuses = self.forge.statuses(commit).into_iter();
+        statuses.filter(|status| status.context == context).map(|status| status.state).collect()
+    }
+
+    /// How many notifications ended so.
+    pub fn ended(&self, outcome: Outcome) -> u64 {
+        self.herald.app.metrics.notifications(outcome)
+    }
+
+    /// Waits until the host has seen this many requests.
+    #[track_caller]
+    pub fn requests(&self, count: usize) -> impl Future<Output = ()> {
+        wait::until_ok(DEADLINE, "requests at the Git host", move || async move {
+            let seen = self.forge.requests().len();
+            if seen >= count { Ok(()) } else { Err(format!("{seen} of {count} requests")) }
+        })
+    }
+
+    /// Does something to the folder and waits until Herald knows the Provider of that name anew.
+    pub async fn change(&self, provider: &str, change: impl FnOnce(&Folder)) {
+        let version = || {
+            let key = herald::api::Key::new(NAMESPACE, provider);
+            self.herald.app.stores.provider(&key).map(|view| view.version)
+        };
+        let before = version();
+        change(&self.folder);
+        wait::until(CHANGED, "the changed folder to be in use", || async { (version() != before).then_some(()) }).await;
+    }
+
+    /// Ends the test: everything accepted is told or given up, in exactly this many requests.
+    #[track_caller]
+    pub fn end(self, reads: usize, writes: usize) -> impl Future<Output = ()> {
+        let caller = std::panic::Location::caller();
+        async move {
+            self.herald.idle().await;
+            let seen = || {
+                let lines = self.forge.requests().into_iter().map(|request| format!("{} {}", request.method, request.uri));
+                lines.collect::<Vec<_>>().join("\n  ")
+            };
+            let (read, written) = (self.forge.reads(), self.forge.writes());
+            assert_eq!((read, written), (reads, writes), "{caller}: reads and writes, of\n  {}", seen());
+            self.herald.stop().await;
+            assert_eq!(self.forge.requests().len(), reads + writes, "{caller}: requests while stopping, of\n  {}", seen());
+        }
+    }
+}
+
+/// A changed file is in use within this time.
+pub const CHANGED: Duration = Duration::from_secs(2);
