@@ -47,12 +47,11 @@ pub fn meta(object: &DynamicObject) -> ObjectMeta {
     }
 }
 
-/// The spec, or what is wrong with it; no spec at all is an empty one where that can be.
-pub fn spec<T: DeserializeOwned>(object: &DynamicObject, default: Option<T>) -> Result<T, String> {
-    match (object.data.get("spec"), default) {
-        (None | Some(Value::Null), Some(default)) => Ok(default),
-        (spec, _) => serde_json::from_value(spec.cloned().unwrap_or_default())
-            .map_err(|error| format!("spec cannot be read: {error}")),
+/// The spec, or what is wrong with it; no spec at all is an empty one.
+pub fn spec<T: DeserializeOwned + Default>(object: &DynamicObject) -> Result<T, String> {
+    match object.data.get("spec") {
+        None | Some(Value::Null) => Ok(T::default()),
+        Some(spec) => T::deserialize(spec).map_err(|error| format!("spec cannot be read: {error}")),
     }
 }
 

@@ -11,7 +11,7 @@ use kube::runtime::watcher::{self, Event};
 
 use super::object::{meta, observed, spec};
 use super::{ObjectKind, ObjectRef, Stores};
-use crate::api::{Alert, AlertSpec, Key, Provider};
+use crate::api::{Alert, AlertSpec, Key, Provider, ProviderSpec};
 use crate::ops::metrics::Metrics;
 
 /// Watches one kind into the stores, for ever.
@@ -53,10 +53,11 @@ pub fn apply(kind: ObjectKind, object: &DynamicObject, stores: &Stores, metrics:
     let key = meta.key.clone();
     let observed = observed(object);
     let good = match kind {
-        ObjectKind::Alert => spec(object, Some(AlertSpec::default()))
-            .map(|spec| stores.apply_alert(&Alert { meta, spec }, observed.clone())),
+        ObjectKind::Alert => {
+            spec::<AlertSpec>(object).map(|spec| stores.apply_alert(&Alert { meta, spec }, observed.clone()))
+        }
         ObjectKind::Provider => {
-            spec(object, None).map(|spec| stores.apply_provider(Provider { meta, spec }, observed.clone()))
+            spec::<ProviderSpec>(object).map(|spec| stores.apply_provider(Provider { meta, spec }, observed.clone()))
         }
     };
     if let Err(why) = good {

@@ -14,7 +14,7 @@
 //! Bodies are always empty: senders leave a body unread, which pins their connection.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, HeaderValue, RETRY_AFTER};
@@ -25,10 +25,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::api::Event;
+use crate::clock::Clock;
 use crate::compose::{self, text};
 use crate::ops::metrics::Metrics;
 use crate::pipeline::{Answer, Pipeline};
@@ -57,11 +59,16 @@ const ROOM_TIMEOUT: Duration = Duration::from_secs(2);
 /// A sender's five tries then span 32 s; a smaller number ends them sooner.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("8");
 
+/// How long a line about refusals speaks for those that follow.
+const QUIET: Duration = Duration::from_secs(10);
+
 /// The door.
 pub struct Door {
     pipeline: Arc<Pipeline>,
     metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
     bodies: Semaphore,
+    unavailable_said: Mutex<Option<Instant>>,
 }
 
 type Answered = Response<Empty<Bytes>>;
@@ -69,7 +76,14 @@ type Answered = Response<Empty<Bytes>>;
 impl Door {
     /// A door to `pipeline`.
     pub fn new(pipeline: Arc<Pipeline>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { pipeline, metrics, bodies: Semaphore::new(MAX_BODIES) })
+        let clock = pipeline.clock.clone();
+        Arc::new(Self {
+            pipeline,
+            metrics,
+            clock,
+            bodies: Semaphore::new(MAX_BODIES),
+            unavailable_said: Mutex::new(None),
+        })
     }
 
     /// Serves until `stop` resolves, then finishes what is open.
@@ -129,7 +143,7 @@ impl Door {
             Ok(Answer::Accepted) => StatusCode::ACCEPTED,
             Ok(Answer::Repeat) => StatusCode::TOO_MANY_REQUESTS,
             Ok(Answer::Unavailable(why)) => {
-                tracing::warn!(logger = "event-server", reason = why, "asked a sender to come again");
+                self.say_unavailable(why);
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Err((status, why)) => {
@@ -152,6 +166,16 @@ impl Door {
             _ => {}
         }
         response
+    }
+
+    /// One line for a spell of refusals; the metric counts each.
+    fn say_unavailable(&self, why: &str) {
+        let now = self.clock.now();
+        let mut said = self.unavailable_said.lock();
+        if said.is_none_or(|said| now.saturating_duration_since(said) >= QUIET) {
+            *said = Some(now);
+            tracing::warn!(logger = "event-server", reason = why, "asking senders to come again");
+        }
     }
 
     async fn decide<B>(&self, request: Request<B>) -> Result<Answer, (StatusCode, String)>

@@ -175,7 +175,9 @@ impl StatusWriter for LogWriter {
         let before = self.said.lock().insert(object.clone(), conditions.clone()).unwrap_or_default();
         // Without a cluster nothing stands, so every condition comes as new; only changes are said.
         let same = |is: &&Condition| {
-            before.iter().any(|was| (&was.kind, &was.status, &was.reason, &was.message) == (&is.kind, &is.status, &is.reason, &is.message))
+            before.iter().any(|was| {
+                (&was.kind, &was.status, &was.reason, &was.message) == (&is.kind, &is.status, &is.reason, &is.message)
+            })
         };
         for is in conditions.iter().filter(|is| !same(is)) {
             let ok = is.status == "True";

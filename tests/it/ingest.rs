@@ -30,7 +30,11 @@ struct Answer {
 
 impl Answer {
     fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().filter_map(|line| line.split_once(": ")).find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.head
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
     }
 }
 
@@ -59,7 +63,8 @@ impl Wire {
 
     async fn ask(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
         let length = body.len();
-        self.send(format!("{method} {path} HTTP/1.1\r\nHost: herald.\r\n{headers}Content-Length: {length}\r\n\r\n")).await;
+        self.send(format!("{method} {path} HTTP/1.1\r\nHost: herald.\r\n{headers}Content-Length: {length}\r\n\r\n"))
+            .await;
         self.send(body).await;
         self.answer().await
     }
@@ -236,7 +241,8 @@ async fn a_slow_sender_holds_up_nobody_else() {
     let body = kustomization_event("web", &sha(1)).to_string();
     let (first, second) = body.split_at(body.len() / 2);
     let mut slow = Wire::to(&herald).await;
-    slow.send(format!("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n", body.len())).await;
+    slow.send(format!("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n", body.len()))
+        .await;
     assert_eq!(slow.answer().await.status, 100);
     slow.send(first).await;
 
@@ -277,7 +283,8 @@ async fn random_bytes_are_answered() {
     let herald = Arc::new(herald);
     let mut random = fastrand::Rng::with_seed(7);
     for _ in 0..100 {
-        let bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(random.usize(1..300)).collect();
+        let length = random.usize(1..300);
+        let bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
         let mut wire = Wire::to(&herald).await;
         assert_eq!(wire.post(&bytes).await.status, 400);
         let mut raw = Wire::to(&herald).await;

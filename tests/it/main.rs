@@ -9,3 +9,4 @@ mod support;
 mod scene;
 
 mod ingest;
+mod matching;

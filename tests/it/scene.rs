@@ -1,6 +1,7 @@
 //! A simulated Git host, a folder of manifests, and a Herald that reads them: where nearly every
 //! test here begins and ends.
 
+use std::borrow::Borrow;
 use std::time::Duration;
 
 use herald::ops::metrics::Outcome;
@@ -8,7 +9,7 @@ use herald::view::View;
 use serde_json::Value;
 
 use crate::support::app::{DEADLINE, Herald};
-use crate::support::flux::{Folder, Manifest, NAMESPACE, alert, provider, secret};
+use crate::support::flux::{Folder, FluxEvent, Manifest, NAMESPACE, alert, provider, secret};
 use crate::support::forge::Forge;
 use crate::support::wait;
 
@@ -69,9 +70,9 @@ impl Scene {
     }
 
     /// Posts events one after the other, each once the one before is told.
-    pub async fn tell<E: std::ops::Deref<Target = Value>>(&self, events: impl IntoIterator<Item = E>) {
+    pub async fn tell<E: Borrow<FluxEvent>>(&self, events: impl IntoIterator<Item = E>) {
         for event in events {
-            self.post(&event).await;
+            self.post(event.borrow()).await;
             self.herald.idle().await;
         }
     }
@@ -114,13 +115,19 @@ impl Scene {
         async move {
             self.herald.idle().await;
             let seen = || {
-                let lines = self.forge.requests().into_iter().map(|request| format!("{} {}", request.method, request.uri));
+                let lines =
+                    self.forge.requests().into_iter().map(|request| format!("{} {}", request.method, request.uri));
                 lines.collect::<Vec<_>>().join("\n  ")
             };
             let (read, written) = (self.forge.reads(), self.forge.writes());
             assert_eq!((read, written), (reads, writes), "{caller}: reads and writes, of\n  {}", seen());
             self.herald.stop().await;
-            assert_eq!(self.forge.requests().len(), reads + writes, "{caller}: requests while stopping, of\n  {}", seen());
+            assert_eq!(
+                self.forge.requests().len(),
+                reads + writes,
+                "{caller}: requests while stopping, of\n  {}",
+                seen()
+            );
         }
     }
 }

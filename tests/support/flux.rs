@@ -135,7 +135,9 @@ pub struct Manifest(Value);
 
 /// A Provider of this type and name.
 pub fn provider(kind: &str, name: &str, address: &str) -> Manifest {
-    Manifest::new("notification.toolkit.fluxcd.io/v1beta3", "Provider", name).spec("type", kind).spec("address", address)
+    Manifest::new("notification.toolkit.fluxcd.io/v1beta3", "Provider", name)
+        .spec("type", kind)
+        .spec("address", address)
 }
 
 /// An Alert that tells a Provider of every Kustomization in its namespace.

@@ -1,0 +1,314 @@
+//! Which Alerts want an event, and what opens or closes the way from an Alert to its Provider.
+
+use serde_json::json;
+
+use herald::ops::metrics::Outcome;
+
+use crate::scene::{Scene, TOKEN, forge, git, hook, token};
+use crate::support::app::DEADLINE;
+use crate::support::flux::{FluxEvent, Manifest, NAMESPACE, alert, kustomization_event, provider, secret, sha};
+use crate::support::forge::Forge;
+use crate::support::wait;
+
+/// An Alert with a Provider of its own, so that the host sees which Alert told.
+fn told_at(forge: &Forge, name: &str, shape: impl Fn(Manifest) -> Manifest) -> [Manifest; 2] {
+    let address = format!("{}/hook?{name}", forge.url());
+    [provider("generic", name, &address), shape(alert(name, name))]
+}
+
+/// The Alerts that told, by the mark in their Provider's address.
+fn told(forge: &Forge) -> Vec<String> {
+    let mut told: Vec<_> =
+        forge.requests().iter().filter_map(|request| Some(request.uri.split_once('?')?.1.to_owned())).collect();
+    told.sort();
+    told
+}
+
+#[tokio::test]
+async fn each_alert_tells_what_it_selects_and_nothing_else() {
+    let forge = forge().await;
+    let sources = |kind: &str, name: &str| json!([{"kind": kind, "name": name}]);
+    let alerts = [
+        told_at(&forge, "all", |alert| alert),
+        told_at(&forge, "api-version-plays-no-part", |alert| {
+            alert.sources(json!([{"apiVersion": "x/v9", "kind": "Kustomization", "name": "*"}]))
+        }),
+        told_at(&forge, "errors", |alert| alert.spec("eventSeverity", "error")),
+        told_at(&forge, "web", |alert| alert.sources(sources("Kustomization", "web"))),
+        told_at(&forge, "no-globs", |alert| alert.sources(sources("Kustomization", "w*"))),
+        told_at(&forge, "helm", |alert| alert.sources(sources("HelmRelease", "*"))),
+        told_at(&forge, "prod", |alert| {
+            alert.sources(json!([{"kind": "Kustomization", "name": "*", "namespace": "prod"}]))
+        }),
+        told_at(&forge, "labels", |alert| {
+            alert.sources(json!([{"kind": "Kustomization", "name": "*", "matchLabels": {"team": "a"}}]))
+        }),
+        told_at(&forge, "included", |alert| alert.spec("inclusionList", json!(["nothing", "finished in \\d"]))),
+        told_at(&forge, "excluded", |alert| alert.spec("exclusionList", json!(["^Reconciliation"]))),
+        told_at(&forge, "excluded-after-all", |alert| {
+            alert.spec("inclusionList", json!(["finished"])).spec("exclusionList", json!(["finished"]))
+        }),
+        told_at(&forge, "bad-inclusion", |alert| alert.spec("inclusionList", json!(["(unclosed"]))),
+        told_at(&forge, "half-bad-inclusion", |alert| alert.spec("inclusionList", json!(["(unclosed", "finished"]))),
+        told_at(&forge, "bad-exclusion", |alert| alert.spec("exclusionList", json!(["(unclosed"]))),
+        told_at(&forge, "suspended", |alert| alert.spec("suspend", true)),
+    ];
+    let suspended_provider = [hook(&forge).spec("suspend", true), alert("to-suspended", "hook")];
+    let no_provider = [alert("to-nobody", "nobody")];
+    let manifests: Vec<_> = alerts.into_iter().flatten().chain(suspended_provider).chain(no_provider).collect();
+    let scene = Scene::with(forge, manifests, &[]).await;
+
+    let helm = |event: FluxEvent| event.kind("HelmRelease", "helm.toolkit.fluxcd.io/v2");
+    let everything = ["all", "api-version-plays-no-part"];
+    let mut seen = 0;
+    for (what, event, expected) in [
+        (
+            "a success of web",
+            kustomization_event("web", &sha(1)),
+            [&everything[..], &["bad-exclusion", "half-bad-inclusion", "included", "web"]].concat(),
+        ),
+        (
+            "a failure of web",
+            kustomization_event("web", &sha(1)).failed("BuildFailed"),
+            [&everything[..], &["bad-exclusion", "errors", "excluded", "web"]].concat(),
+        ),
+        (
+            "a success of another",
+            kustomization_event("wax", &sha(1)),
+            [&everything[..], &["bad-exclusion", "half-bad-inclusion", "included"]].concat(),
+        ),
+        ("another namespace", kustomization_event("web", &sha(1)).namespace("prod"), vec!["prod"]),
+        ("a namespace nobody listens to", kustomization_event("web", &sha(1)).namespace("Prod"), vec![]),
+        ("another kind", helm(kustomization_event("web", &sha(1))), vec!["helm"]),
+        (
+            "a severity Flux does not know",
+            kustomization_event("web", &sha(2)).severity("trace"),
+            [&everything[..], &["bad-exclusion", "half-bad-inclusion", "included", "web"]].concat(),
+        ),
+    ] {
+        scene.forge.reset_counts();
+        scene.tell([event]).await;
+        assert_eq!(told(&scene.forge), expected, "{what}");
+        seen = expected.len();
+    }
+    scene.end(0, seen).await;
+}
+
+#[tokio::test]
+async fn an_alert_may_listen_to_another_namespace_unless_that_is_forbidden() {
+    let event = kustomization_event("web", &sha(1));
+    let team = |forge: &Forge| {
+        let address = format!("{}/hook?team", forge.url());
+        [
+            provider("generic", "hook", &address).namespace("team").secret("headers"),
+            secret("headers", "headers", "X-Whose: the team's").namespace("team"),
+            // Of the same names, and none of the team's business.
+            provider("generic", "hook", &format!("{}/hook?ours", forge.url())).secret("headers"),
+            secret("headers", "headers", "X-Whose: ours"),
+            alert("curious", "hook")
+                .namespace("team")
+                .sources(json!([{"kind": "Kustomization", "name": "*", "namespace": NAMESPACE}])),
+            alert("at-home", "hook"),
+        ]
+    };
+    for (flag, expected) in [
+        ("--no-cross-namespace-refs=false", vec!["ours", "team"]),
+        ("--no-cross-namespace-refs", vec!["ours"]),
+    ] {
+        let forge = forge().await;
+        let manifests = team(&forge);
+        let scene = Scene::with(forge, manifests, &[flag]).await;
+        scene.tell([&event]).await;
+        assert_eq!(told(&scene.forge), expected, "{flag}");
+        for request in scene.forge.requests() {
+            let whose = if request.uri.ends_with("team") { "the team's" } else { "ours" };
+            assert_eq!(request.header("x-whose"), whose, "Provider and Secret are those of the Alert's namespace");
+        }
+        assert_eq!(scene.ended(Outcome::Refused), u64::from(expected.len() == 1), "{flag}");
+        scene.end(0, expected.len()).await;
+    }
+}
+
+#[tokio::test]
+async fn two_alerts_on_one_provider_make_one_status_and_two_messages() {
+    let forge = forge().await;
+    let git = git("github", &forge);
+    let manifests = [
+        git.clone(),
+        token(),
+        hook(&forge),
+        alert("one", "git"),
+        alert("two", "git"),
+        alert("three", "hook"),
+        alert("four", "hook"),
+    ];
+    let scene = Scene::with(forge, manifests, &[]).await;
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    assert_eq!(scene.states(&sha(1), &git.context("web")), ["success"]);
+    assert_eq!((scene.ended(Outcome::Delivered), scene.ended(Outcome::Superseded)), (3, 1));
+    scene.end(1, 3).await;
+}
+
+#[tokio::test]
+async fn a_commit_status_wants_an_outcome_and_a_commit() {
+    let scene = Scene::of("github").await;
+    let commit = |number| kustomization_event("web", &sha(number));
+    let mark = "kustomize.toolkit.fluxcd.io/commit_status";
+    for (what, event) in [
+        ("progress", commit(1).progressing()),
+        ("a success that is not marked as final", commit(1).without_metadata(mark)),
+        ("another mark", commit(1).metadata(mark, "other")),
+        ("an empty commit by annotation", commit(1).without_metadata(mark).annotated("commit", "")),
+        ("no revision", commit(1).without_metadata("kustomize.toolkit.fluxcd.io/revision")),
+        ("a chart's version", commit(1).metadata("kustomize.toolkit.fluxcd.io/revision", "6.5.0")),
+        ("a severity nobody knows", commit(1).severity("trace")),
+        ("waiting for another", commit(1).reason("DependencyNotReady").annotated("commit", &sha(1))),
+    ] {
+        scene.tell([event]).await;
+        assert!(scene.forge.requests().is_empty(), "{what}");
+    }
+    assert_eq!(scene.ended(Outcome::Filtered), 8);
+    for (number, event) in [
+        (2, commit(2)),
+        (3, commit(3).failed("BuildFailed")),
+        (4, commit(9).without_metadata(mark).annotated("commit", &format!("main@sha1:{}", sha(9)))),
+    ] {
+        // The annotation opens the gate; the commit is still the revision's where both are there.
+        scene.tell([event]).await;
+        let commit = if number == 4 { sha(9) } else { sha(number) };
+        assert_eq!(scene.forge.statuses(&commit).len(), 1);
+    }
+    scene.end(3, 3).await;
+}
+
+#[tokio::test]
+async fn metadata_of_an_alert_opens_no_gate() {
+    let forge = forge().await;
+    let manifests = [
+        git("github", &forge),
+        token(),
+        alert("all", "git").spec("eventMetadata", json!({"commit": sha(7), "commit_status": "update"})),
+    ];
+    let scene = Scene::with(forge, manifests, &[]).await;
+    scene.tell([kustomization_event("web", &sha(1)).progressing()]).await;
+    assert_eq!(scene.ended(Outcome::Filtered), 1);
+
+    // It may say which commit an event is about that got through.
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    assert_eq!(scene.forge.statuses(&sha(7)).len(), 1);
+    scene.end(1, 1).await;
+}
+
+#[tokio::test]
+async fn a_forwarder_is_told_the_event_byte_for_byte_as_the_peer_would() {
+    let forge = forge().await;
+    let manifests = [
+        hook(&forge).secret("headers"),
+        secret("headers", "headers", "X-Team: a\nContent-Type: application/vnd.flux+json\n"),
+        alert("all", "hook").spec("eventMetadata", json!({"env": "prod", "revision": "x"})).spec("summary", "sum"),
+    ];
+    let scene = Scene::with(forge, manifests, &[]).await;
+    let event = kustomization_event("web", "5394cb7f48332b2de7c17dd8b8384bbc84b7e738")
+        .message("a <b> & \"c\" \u{2028} é")
+        .metadata("kustomize.toolkit.fluxcd.io/CheckSum", "d")
+        .metadata("kustomize.toolkit.fluxcd.io/digest", "d")
+        .metadata("kustomize.toolkit.fluxcd.io/token", "t")
+        .metadata("other/x", "y")
+        .annotated("foo", "bar")
+        .annotated("token", "kept");
+    scene.tell([event]).await;
+
+    let request = scene.forge.requests().remove(0);
+    assert_eq!((request.method.as_str(), request.uri.as_str()), ("POST", "/hook"));
+    assert_eq!(
+        std::str::from_utf8(&request.body).expect("JSON is text"),
+        "{\"involvedObject\":{\"kind\":\"Kustomization\",\"namespace\":\"flux-system\",\"name\":\"web\",\
+         \"uid\":\"uid-of-web\",\"apiVersion\":\"kustomize.toolkit.fluxcd.io/v1\",\"resourceVersion\":\"1000\"},\
+         \"severity\":\"info\",\"timestamp\":\"2026-01-02T15:04:05Z\",\
+         \"message\":\"a \\u003cb\\u003e \\u0026 \\\"c\\\" \\u2028 é\",\"reason\":\"ReconciliationSucceeded\",\
+         \"metadata\":{\"commit_status\":\"update\",\"env\":\"prod\",\"foo\":\"bar\",\
+         \"revision\":\"main@sha1:5394cb7f48332b2de7c17dd8b8384bbc84b7e738\",\"summary\":\"sum\",\"token\":\"kept\"},\
+         \"reportingController\":\"kustomize-controller\",\"reportingInstance\":\"kustomize-controller-7d8f9\"}"
+    );
+    assert_eq!(request.header("gotk-component"), "kustomize-controller");
+    assert_eq!(request.header("x-team"), "a");
+    assert_eq!(request.header("content-type"), "application/vnd.flux+json", "the user's own headers win");
+    scene.end(0, 1).await;
+}
+
+#[tokio::test]
+async fn the_same_message_again_is_a_repeat_and_a_new_revision_is_not() {
+    let scene = Scene::of("generic").await;
+    let event = kustomization_event("web", &sha(1));
+    let answers = [
+        (202, event.clone()),
+        (429, event.clone()),
+        // None of these is part of what makes a message the same.
+        (429, event.clone().version(2000).annotated("commit", &sha(3)).metadata("other/x", "y")),
+        (202, kustomization_event("web", &sha(2))),
+        (202, event.clone().namespace("flux-system").message("other words")),
+        (202, kustomization_event("api", &sha(1))),
+        (202, event.clone().metadata("kustomize.toolkit.fluxcd.io/token", "t")),
+        (429, event.clone().metadata("kustomize.toolkit.fluxcd.io/token", "t")),
+    ];
+    for (number, (expected, event)) in answers.iter().enumerate() {
+        assert_eq!(scene.herald.post(event).await, *expected, "event {number}");
+    }
+    let refused = reqwest::Client::new().post(scene.herald.events_url()).body(event.to_string()).send().await;
+    let refused = refused.expect("Herald answers");
+    assert_eq!((refused.status().as_u16(), refused.content_length()), (429, Some(0)));
+    scene.end(0, 5).await;
+}
+
+#[tokio::test]
+async fn fail_ok_fail_ok_is_told_four_times() {
+    let commit = sha(1);
+    let ok = kustomization_event("web", &commit);
+    let fail = ok.clone().failed("HealthCheckFailed");
+
+    let messages = Scene::of("generic").await;
+    messages.tell([&fail, &ok, &fail, &ok]).await;
+    assert_eq!(messages.herald.post(&ok).await, 429);
+    messages.end(0, 4).await;
+
+    let statuses = Scene::of("github").await;
+    statuses.tell([&fail, &ok, &fail, &ok]).await;
+    assert_eq!(statuses.herald.post(&ok).await, 202, "a status is never a repeat");
+    let states: Vec<_> = statuses.forge.statuses(&commit).into_iter().map(|status| status.state).collect();
+    assert_eq!(states, ["failure", "success", "failure", "success"]);
+    statuses.end(1, 4).await;
+}
+
+#[tokio::test]
+async fn an_event_is_no_repeat_while_one_alert_was_not_told() {
+    let forge = forge().await;
+    let [first_hook, first] = told_at(&forge, "first", |alert| alert);
+    let [second_hook, second] = told_at(&forge, "second", |alert| alert);
+    let scene = Scene::with(forge, [first_hook, first, second_hook], &[]).await;
+    let event = kustomization_event("web", &sha(1));
+    scene.tell([&event]).await;
+
+    scene.folder.write(&second);
+    let key = herald::api::Key::new(NAMESPACE, "second");
+    wait::until(DEADLINE, "the second Alert", || async { scene.herald.app.stores.index.get(&key).map(drop) }).await;
+    scene.tell([&event]).await;
+    assert_eq!(told(&scene.forge), ["first", "second"]);
+    assert_eq!(scene.herald.post(&event).await, 429);
+    scene.end(0, 2).await;
+}
+
+#[tokio::test]
+async fn a_suspended_provider_is_not_told_and_later_is() {
+    let forge = forge().await;
+    let git = git("github", &forge);
+    let manifests = [git.clone().spec("suspend", true), token(), alert("all", "git")];
+    let scene = Scene::with(forge, manifests, &[]).await;
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    assert_eq!(scene.ended(Outcome::Filtered), 1);
+
+    scene.change("git", |folder| drop(folder.write(&git))).await;
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    assert_eq!(scene.states(&sha(1), &git.context("web")), ["success"]);
+    assert!(scene.forge.requests()[0].header("authorization").ends_with(TOKEN));
+    scene.end(1, 1).await;
+}
