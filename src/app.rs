@@ -8,10 +8,11 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::cli::{Cli, listen_address};
 use crate::clock::{Clock, SystemClock};
+use crate::cluster::lease::{Claim, Election, Timing};
 use crate::cluster::manifests::Manifests;
 use crate::cluster::{self, Stores, discovery};
 use crate::delivery::Delivery;
@@ -47,8 +48,9 @@ pub struct App {
     delivery: Delivery,
     memory: Arc<MemoryOutbox>,
     stop: watch::Sender<bool>,
-    door: tokio::task::JoinHandle<()>,
+    door: JoinHandle<()>,
     tasks: JoinSet<()>,
+    election: Option<JoinHandle<bool>>,
 }
 
 impl App {
@@ -65,6 +67,9 @@ impl App {
                 anyhow::bail!("--watch-all-namespaces=false needs the namespace in RUNTIME_NAMESPACE, which is empty")
             }
         };
+        for gate in &cli.feature_gates {
+            tracing::info!(logger = "setup", gate = gate.name, enabled = gate.on, "loading feature gate");
+        }
         let events = bind("--events-addr", &cli.events_addr).await?;
         let health_listener = bind("--health-addr", &cli.health_addr).await?;
         let metrics_listener = bind("--metrics-addr", &cli.metrics_addr).await?;
@@ -98,31 +103,37 @@ impl App {
         tasks.spawn(delivery.clone().run());
         tasks.spawn(tell_delivery(stores.clone(), resolver.clone(), delivery.clone()));
         let door = Door::new(pipeline, metrics.clone());
-        let mut door_stopped = stopped;
+        let mut door_stopped = stopped.clone();
         let door = tokio::spawn(door.serve(events, async move {
             let _ = door_stopped.wait_for(|stop| *stop).await;
         }));
+        let mut election = None;
         match source {
             Source::Manifests(dir) => {
                 let manifests = Manifests::open(&dir, stores.clone(), metrics.clone())
-                    .with_context(|| format!("--manifests: cannot read the directory {}", dir.display()))?;
-                tasks.spawn(async move {
-                    if let Err(error) = manifests.follow().await {
-                        tracing::error!(logger = "manifests", %error, "changes of the directory cannot be followed; restart to read it again");
-                    }
-                });
+                    .with_context(|| format!("--manifests: cannot read and follow the directory {}", dir.display()))?;
+                tasks.spawn(manifests.follow());
                 let writer = Arc::new(LogWriter::default());
                 tasks.spawn(Reconciler::new(stores.clone(), resolver, clock, writer).run());
             }
             Source::Cluster(client) => {
+                let mut claim = Claim::always();
+                if cli.enable_leader_election {
+                    claim = Claim::sought();
+                    let candidate = candidate(cli, client.clone(), clock.clone(), claim.clone());
+                    let stores = stores.clone();
+                    let release = cli.leader_election_release_on_cancel;
+                    election = Some(tokio::spawn(candidate.run(move || stores.reconsider(), stopped, release)));
+                }
                 let (stores, metrics) = (stores.clone(), metrics.clone());
                 tasks.spawn(async move {
                     let api = discovery::discover(&client).await;
                     let mut tasks = JoinSet::new();
                     cluster::start(&mut tasks, &client, &api, namespace.as_deref(), &stores, &metrics);
-                    let writer = Arc::new(ClusterWriter::new(client, api));
+                    let writer = Arc::new(ClusterWriter::new(client, api, claim));
                     tasks.spawn(Reconciler::new(stores, resolver, clock, writer).run());
-                    while tasks.join_next().await.is_some() {}
+                    // None of them ever ends.
+                    tasks.join_next().await;
                 });
             }
         }
@@ -138,6 +149,7 @@ impl App {
             stop,
             door,
             tasks,
+            election,
         })
     }
 
@@ -146,6 +158,10 @@ impl App {
         self.memory.close();
         let _ = self.stop.send(true);
         self.delivery.drain(grace).await;
+        if let Some(election) = self.election.take() {
+            // It saw `stop` and gives the Lease back.
+            let _ = tokio::time::timeout(LEASE_GRACE, election).await;
+        }
         let held = self.outbox.counts().held;
         if held > 0 {
             tracing::error!(
@@ -160,11 +176,37 @@ impl App {
 
     /// Runs until a part ends that never should; says which.
     pub async fn failed(&mut self) -> anyhow::Error {
-        match self.tasks.join_next().await {
-            Some(Err(error)) => anyhow::anyhow!("a part of Herald panicked: {error}"),
-            _ => anyhow::anyhow!("a part of Herald ended that never should"),
+        let Self { tasks, election, .. } = self;
+        let lost = async {
+            match election {
+                Some(election) => election.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = tasks.join_next() => match ended {
+                Some(Err(error)) => anyhow::anyhow!("a part of Herald panicked: {error}"),
+                _ => anyhow::anyhow!("a part of Herald ended that never should"),
+            },
+            _ = lost => anyhow::anyhow!("another replica leads now; this one starts anew"),
         }
     }
+}
+
+/// How long giving the Lease back may take.
+const LEASE_GRACE: std::time::Duration = std::time::Duration::from_secs(2);
+
+fn candidate(cli: &Cli, client: kube::Client, clock: Arc<dyn Clock>, claim: Claim) -> Election {
+    let namespace = match &cli.runtime_namespace {
+        Some(namespace) if !namespace.is_empty() => namespace.clone(),
+        _ => client.default_namespace().to_owned(),
+    };
+    let timing = Timing {
+        lease_duration: cli.leader_election_lease_duration,
+        renew_deadline: cli.leader_election_renew_deadline,
+        retry_period: cli.leader_election_retry_period,
+    };
+    Election::new(client, &namespace, timing, clock, claim)
 }
 
 /// Resolves at SIGTERM or SIGINT.

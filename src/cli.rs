@@ -69,11 +69,36 @@ pub struct Cli {
     #[arg(long, value_name = "DURATION", default_value = "8s", value_parser = duration)]
     pub shutdown_grace: Duration,
 
-    /// Accepted for the Deployment's sake. Every replica takes events and writes the same
-    /// conditions; electing one comes in a later version.
+    /// Let only one replica, elected by a Lease, write conditions. Every replica takes events.
     #[arg(long, value_name = "BOOL", default_value_t = false, default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = ArgAction::Set)]
     pub enable_leader_election: bool,
+
+    /// Give the Lease back when the process is asked to stop.
+    #[arg(long, value_name = "BOOL", default_value_t = true, default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = ArgAction::Set)]
+    pub leader_election_release_on_cancel: bool,
+
+    /// How long a Lease is worth without renewal.
+    #[arg(long, value_name = "DURATION", default_value = "35s", value_parser = duration)]
+    pub leader_election_lease_duration: Duration,
+
+    /// How long a leader tries to renew before it gives up.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub leader_election_renew_deadline: Duration,
+
+    /// Pause between tries to take or renew the Lease.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    pub leader_election_retry_period: Duration,
+
+    /// Feature gates as A=true,B=false: CacheSecretsAndConfigMaps, DisableConfigWatchers,
+    /// ObjectLevelWorkloadIdentity. An unknown one ends the program.
+    #[arg(long, value_name = "GATES", value_delimiter = ',', value_parser = gate)]
+    pub feature_gates: Vec<Gate>,
+
+    #[command(flatten, next_help_heading = "Taken for the sake of Flux's Deployment; without effect")]
+    #[doc(hidden)]
+    pub without_effect: WithoutEffect,
 
     /// The least level that is logged.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
@@ -82,6 +107,54 @@ pub struct Cli {
     /// How log lines look.
     #[arg(long, value_name = "ENCODING", default_value = "json")]
     pub log_encoding: Encoding,
+}
+
+/// Flags of Flux's notification-controller for which Herald has no use: it needs no such limit, or
+/// what they belong to is not built.
+#[derive(Clone, Debug, clap::Args)]
+#[expect(missing_docs, reason = "their names are all there is to them")]
+pub struct WithoutEffect {
+    #[arg(long, default_value_t = 4, hide_short_help = true)]
+    pub concurrent: u32,
+    #[arg(long, default_value = "750ms", value_parser = duration, hide_short_help = true)]
+    pub min_retry_delay: Duration,
+    #[arg(long, default_value = "15m", value_parser = duration, hide_short_help = true)]
+    pub max_retry_delay: Duration,
+    #[arg(long, default_value_t = 50.0, hide_short_help = true)]
+    pub kube_api_qps: f32,
+    #[arg(long, default_value_t = 300, hide_short_help = true)]
+    pub kube_api_burst: u32,
+    #[arg(long, default_value = "reconcile.fluxcd.io/watch=Enabled", hide_short_help = true)]
+    pub watch_configs_label_selector: String,
+    #[arg(long, default_value_t = false, default_missing_value = "true", num_args = 0..=1,
+          require_equals = true, action = ArgAction::Set, hide_short_help = true)]
+    pub export_http_path_metrics: bool,
+    #[arg(long, default_value = "", hide_short_help = true)]
+    pub default_service_account: String,
+    #[arg(long, default_value_t = 100, hide_short_help = true)]
+    pub token_cache_max_size: u32,
+    #[arg(long, default_value = "1h", value_parser = duration, hide_short_help = true)]
+    pub token_cache_max_duration: Duration,
+}
+
+/// A feature gate and whether it is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// Its name.
+    pub name: &'static str,
+    /// On or off.
+    pub on: bool,
+}
+
+/// The gates of Flux's notification-controller.
+const GATES: [&str; 3] = ["CacheSecretsAndConfigMaps", "DisableConfigWatchers", "ObjectLevelWorkloadIdentity"];
+
+fn gate(text: &str) -> Result<Gate, String> {
+    let (name, on) = text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form NAME=true"))?;
+    let known = GATES.into_iter().find(|known| *known == name.trim());
+    let name = known.ok_or_else(|| format!("there is no feature gate {name:?}; known are {}", GATES.join(", ")))?;
+    let on = on.trim().parse().map_err(|_| format!("{name} can be true or false, not {on:?}"))?;
+    Ok(Gate { name, on })
 }
 
 /// What to do instead of running.
@@ -126,6 +199,45 @@ mod tests {
         .expect("accepted");
         assert!(cli.watch_all_namespaces && cli.enable_leader_election && !cli.no_cross_namespace_refs);
         assert_eq!(cli.rate_limit_interval, Duration::from_secs(90));
+    }
+
+    #[test]
+    fn every_flag_of_the_peer_is_taken() {
+        Cli::try_parse_from([
+            "herald",
+            "--events-addr=:9090",
+            "--receiverAddr=:9292",
+            "--metrics-addr=:8080",
+            "--health-addr=:9440",
+            "--concurrent=4",
+            "--rate-limit-interval=5m",
+            "--no-cross-namespace-refs",
+            "--watch-all-namespaces=true",
+            "--watch-configs-label-selector=a=b",
+            "--export-http-path-metrics",
+            "--default-service-account=",
+            "--enable-leader-election",
+            "--leader-election-release-on-cancel=false",
+            "--leader-election-lease-duration=35s",
+            "--leader-election-renew-deadline=30s",
+            "--leader-election-retry-period=5s",
+            "--min-retry-delay=750ms",
+            "--max-retry-delay=15m",
+            "--kube-api-qps=50",
+            "--kube-api-burst=300",
+            "--log-level=trace",
+            "--log-encoding=console",
+            "--feature-gates=CacheSecretsAndConfigMaps=true,ObjectLevelWorkloadIdentity=false",
+            "--token-cache-max-size=0",
+            "--token-cache-max-duration=1h",
+        ])
+        .expect("accepted");
+    }
+
+    #[test]
+    fn an_unknown_feature_gate_is_an_error_that_names_the_known() {
+        let error = Cli::try_parse_from(["herald", "--feature-gates=Nonsense=true"]).expect_err("refused");
+        assert!(error.to_string().contains("ObjectLevelWorkloadIdentity"), "{error}");
     }
 
     #[test]

@@ -13,7 +13,15 @@ use herald::ops::logging;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            // As the peer: a value it cannot use, such as an unknown feature gate, is exit code 1.
+            let wrong_value = error.kind() == clap::error::ErrorKind::ValueValidation;
+            return ExitCode::from(if wrong_value { 1 } else { u8::try_from(error.exit_code()).unwrap_or(2) });
+        }
+    };
     logging::init(cli.log_level, cli.log_encoding);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -31,6 +31,9 @@ pub struct Manifests {
     files: BTreeMap<PathBuf, File>,
     stores: Arc<Stores>,
     metrics: Arc<Metrics>,
+    changed: Arc<Notify>,
+    /// Watches as long as it lives.
+    _watcher: notify::RecommendedWatcher,
 }
 
 #[derive(Default)]
@@ -46,21 +49,12 @@ enum Document {
 }
 
 impl Manifests {
-    /// Reads the directory once.
+    /// Reads the directory, and begins to watch it.
     ///
     /// # Errors
-    /// When the directory itself cannot be read; a file that cannot be is logged and left out.
-    pub fn open(dir: &Path, stores: Arc<Stores>, metrics: Arc<Metrics>) -> std::io::Result<Self> {
-        let mut manifests = Self { dir: dir.to_owned(), files: BTreeMap::new(), stores, metrics };
-        manifests.read()?;
-        Ok(manifests)
-    }
-
-    /// Follows the directory, for ever.
-    ///
-    /// # Errors
-    /// When the system offers no way to watch it.
-    pub async fn follow(mut self) -> notify::Result<()> {
+    /// When the directory itself cannot be read or watched; a file that cannot be read is logged
+    /// and left out.
+    pub fn open(dir: &Path, stores: Arc<Stores>, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let changed = Arc::new(Notify::new());
         let tell = changed.clone();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -68,10 +62,18 @@ impl Manifests {
                 tell.notify_one();
             }
         })?;
-        watcher.watch(&self.dir, RecursiveMode::NonRecursive)?;
+        watcher.watch(dir, RecursiveMode::NonRecursive)?;
+        let dir = dir.to_owned();
+        let mut manifests = Self { dir, files: BTreeMap::new(), stores, metrics, changed, _watcher: watcher };
+        manifests.read()?;
+        Ok(manifests)
+    }
+
+    /// Follows the directory, for ever.
+    pub async fn follow(mut self) {
         loop {
-            changed.notified().await;
-            while tokio::time::timeout(SETTLE, changed.notified()).await.is_ok() {}
+            self.changed.notified().await;
+            while tokio::time::timeout(SETTLE, self.changed.notified()).await.is_ok() {}
             if let Err(error) = self.read() {
                 tracing::error!(logger = "manifests", dir = %self.dir.display(), %error, "cannot read the directory");
             }

@@ -3,6 +3,7 @@
 
 mod changes;
 pub mod discovery;
+pub mod lease;
 pub mod manifests;
 mod object;
 mod secrets;

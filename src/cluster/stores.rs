@@ -145,6 +145,12 @@ impl Stores {
         self.state.read().bad.get(object).cloned()
     }
 
+    /// Every object's conditions are looked at anew.
+    pub fn reconsider(&self) {
+        let objects: Vec<ObjectRef> = self.state.read().observed.keys().cloned().collect();
+        objects.into_iter().for_each(|object| self.for_reconcile.add(object));
+    }
+
     fn observe(&self, object: ObjectRef, observed: Observed, bad: Option<String>) {
         let mut state = self.state.write();
         match bad {

@@ -153,6 +153,7 @@ impl Delivery {
     /// One job, one try, whatever happens in it.
     async fn carry(self, job: Arc<Job>) {
         let inner = &self.0;
+        let before = inner.provider_version(&job);
         let ended = AssertUnwindSafe(inner.attempt(&job)).catch_unwind().await.unwrap_or_else(|_| {
             let why = "a bug in Herald: the delivery panicked; please report it".to_owned();
             if job.attempts + 1 < PANIC_TRIES {
@@ -162,6 +163,10 @@ impl Delivery {
             }
         });
         inner.conclude(&job, ended);
+        if inner.provider_version(&job) != before {
+            // It changed during the try, and the change could wake only what was waiting then.
+            inner.outbox.wake(job.new.subject.provider());
+        }
         inner.under_way.fetch_sub(1, Ordering::SeqCst);
         inner.idle.notify_one();
         self.wake();
@@ -169,6 +174,11 @@ impl Delivery {
 }
 
 impl Inner {
+    /// The version of the job's Provider with its Secrets; `None` when it is gone.
+    fn provider_version(&self, job: &Job) -> Option<u64> {
+        self.view.provider_by_uid(job.new.subject.provider()).map(|view| view.version)
+    }
+
     async fn attempt(&self, job: &Job) -> Try {
         let provider = job.new.subject.provider();
         let Some(view) = self.view.provider_by_uid(provider) else {

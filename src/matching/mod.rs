@@ -4,6 +4,7 @@
 mod alert;
 mod filter;
 pub mod gate;
+mod goregex;
 mod index;
 
 pub use alert::{CompiledAlert, Problem};

@@ -73,21 +73,20 @@ impl From<reqwest::Error> for SendError {
         }
         let mut source = error.source();
         while let Some(cause) = source {
-            if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
-                return SendError::Tls(tls.to_string());
-            }
-            // io::Error hides what it wraps from `source()` chains of some layers.
-            if let Some(tls) = cause
-                .downcast_ref::<std::io::Error>()
-                .and_then(std::io::Error::get_ref)
-                .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-            {
+            if let Some(tls) = tls_error(cause) {
                 return SendError::Tls(tls.to_string());
             }
             source = cause.source();
         }
         if error.is_connect() { SendError::Connect } else { SendError::Broken }
     }
+}
+
+/// The TLS error that `cause` is or wraps. An `io::Error` hides what it wraps from `source()`, and
+/// the layers below wrap it more than once.
+fn tls_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    cause.downcast_ref().or_else(|| tls_error(wrapped?))
 }
 
 /// `Retry-After` in seconds, or as a date seen from `now`.

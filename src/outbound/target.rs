@@ -51,6 +51,10 @@ impl Target {
                 let body = read(&mut response, MAX_ANSWER).await?.ok_or(SendError::TooLarge)?;
                 return Ok(Sent { status, headers: std::mem::take(response.headers_mut()), body });
             }
+            if status == StatusCode::SEE_OTHER {
+                // It asks for a page to be read in place of an answer, as a sign-in does.
+                return Err(SendError::Redirect);
+            }
             if matches!(status.as_u16(), 301 | 302 | 307 | 308) {
                 url = within_host(&url, response.headers()).ok_or(SendError::Redirect)?;
                 continue;

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::api::conditions::Condition;
 use crate::cluster::discovery;
+use crate::cluster::lease::Claim;
 use crate::cluster::{ObjectRef, Observed};
 
 /// The field manager of server-side apply.
@@ -45,14 +46,15 @@ pub trait StatusWriter: Send + Sync + 'static {
 pub struct ClusterWriter {
     client: Client,
     api: discovery::Api,
+    claim: Claim,
     /// The CRDs have no status subresource (Flux's have none): said once, then not tried again.
     resting: AtomicBool,
 }
 
 impl ClusterWriter {
     /// A writer to what `api` found.
-    pub fn new(client: Client, api: discovery::Api) -> Self {
-        let writer = Self { client, resting: AtomicBool::new(false), api };
+    pub fn new(client: Client, api: discovery::Api, claim: Claim) -> Self {
+        let writer = Self { client, resting: AtomicBool::new(false), api, claim };
         if !writer.api.has_status {
             writer.rest();
         }
@@ -146,6 +148,10 @@ impl StatusWriter for ClusterWriter {
         conditions: &'a Option<Vec<Condition>>,
     ) -> BoxFuture<'a, Result<(), WriteError>> {
         async move {
+            if !self.claim.leads() {
+                // Whoever is elected looks at every object anew.
+                return Err(WriteError::Gone);
+            }
             if let Some(keep) = &observed.finalizers_to_strip {
                 return self.strip(object, observed, keep).await;
             }
