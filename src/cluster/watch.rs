@@ -61,16 +61,20 @@ pub fn apply(kind: ObjectKind, object: &DynamicObject, stores: &Stores, metrics:
         }
     };
     if let Err(why) = good {
-        metrics.bad_object();
-        tracing::error!(
-            logger = "cluster",
-            controllerKind = %kind,
-            name = %key.name,
-            namespace = %key.namespace,
-            error = %why,
-            "the object is left out until it is mended"
-        );
-        stores.apply_bad(ObjectRef { kind, key: key.clone() }, observed, why);
+        let bad = ObjectRef { kind, key: key.clone() };
+        // Every later look at the object, one at our own condition among them, is no news.
+        if stores.bad(&bad).is_none_or(|before| before != why) {
+            metrics.bad_object();
+            tracing::error!(
+                logger = "cluster",
+                controllerKind = %kind,
+                name = %key.name,
+                namespace = %key.namespace,
+                error = %why,
+                "the object is left out until it is mended"
+            );
+        }
+        stores.apply_bad(bad, observed, why);
     }
     key
 }

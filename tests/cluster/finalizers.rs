@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::support::app::DEADLINE;
 use super::support::flux::{alert, provider, secret};
 use super::support::wait;
-use super::{Space, forge, json, repository};
+use super::{Space, forge, repository, value_of};
 
 const OLD: &str = "finalizers.fluxcd.io";
 const OTHER: &str = "example.org/keep";
@@ -101,7 +101,7 @@ async fn herald_adds_none_of_its_own() {
     // So what is deleted is gone at once, with nobody there.
     for kind in ["Alert", "Provider"] {
         let deleted = space.objects(kind).get("new").await.expect("it is there");
-        assert!(json(&deleted)["metadata"]["deletionTimestamp"].is_null());
+        assert!(value_of(&deleted)["metadata"]["deletionTimestamp"].is_null());
         space.delete(kind, "new").await;
         assert!(space.objects(kind).get_opt("new").await.expect("the API server answers").is_none(), "{kind}");
     }

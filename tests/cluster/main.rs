@@ -46,12 +46,17 @@ async fn cluster() -> &'static ApiServer {
     static READY: OnceCell<&ApiServer> = OnceCell::const_new();
     let ready = READY.get_or_init(|| async {
         let api = ApiServer::shared().await;
-        for plural in ["alerts", "providers"] {
-            api.apply_crds(&in_repository(&format!("crds/notification.toolkit.fluxcd.io_{plural}.yaml")));
-        }
+        install(api);
         api
     });
     ready.await
+}
+
+/// Applies Herald's definitions.
+fn install(api: &ApiServer) {
+    for plural in ["alerts", "providers"] {
+        api.apply_crds(&in_repository(&format!("crds/notification.toolkit.fluxcd.io_{plural}.yaml")));
+    }
 }
 
 /// A file or folder of the repository.
@@ -135,7 +140,7 @@ impl<'a> Space<'a> {
 
     async fn get(&self, kind: &str, name: &str) -> Value {
         let object = self.objects(kind).get(name).await;
-        json(&object.unwrap_or_else(|error| panic!("cannot get {kind} {name}: {error}")))
+        value_of(&object.unwrap_or_else(|error| panic!("cannot get {kind} {name}: {error}")))
     }
 
     async fn resource_version(&self, kind: &str, name: &str) -> Value {
@@ -172,8 +177,8 @@ impl<'a> Space<'a> {
     #[track_caller]
     fn table(&self, args: &[&str]) -> Vec<Vec<String>> {
         let text = self.kubectl(&[&["get"], args].concat());
-        let cells = |line: &str| line.split("  ").map(|cell| cell.trim().to_owned()).filter(|cell| !cell.is_empty());
-        text.lines().map(|line| cells(line).collect()).collect()
+        let cell = |cell: &str| Some(cell.trim().to_owned()).filter(|cell| !cell.is_empty());
+        text.lines().map(|line| line.split("  ").filter_map(cell).collect()).collect()
     }
 }
 
@@ -185,7 +190,7 @@ fn objects(client: &kube::Client, namespace: &str, api_version: &str, kind: &str
 }
 
 /// An object as its JSON.
-fn json(object: &DynamicObject) -> Value {
+fn value_of(object: &DynamicObject) -> Value {
     serde_json::to_value(object).expect("an object always encodes")
 }
 

@@ -218,7 +218,7 @@ async fn senders_come_again_until_the_alerts_are_known() {
 async fn senders_come_again_when_the_outbox_is_full() {
     let forge = forge().await;
     forge.fail(Fault::hang().times(1));
-    let manifests = [git("github", &forge), token(), alert("all", "git")];
+    let manifests = [git("github", &forge).spec("timeout", "1s"), token(), alert("all", "git")];
     let scene = Scene::with(forge, manifests, &["--outbox-max-jobs=1"]).await;
     scene.post(&kustomization_event("web", &sha(1))).await;
 
@@ -231,8 +231,8 @@ async fn senders_come_again_when_the_outbox_is_full() {
     // It was not taken, so the sender's next try is no repeat of it.
     scene.herald.idle().await;
     assert_eq!(wire.post(&second).await.status, 202);
+    // One read more than commits: the first one hung.
     scene.end(3, 2).await;
-    // The first read hung: three reads in all.
 }
 
 #[tokio::test]

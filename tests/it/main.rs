@@ -7,6 +7,11 @@
 mod support;
 
 mod scene;
+mod tls;
 
+mod compose;
+mod delivery;
 mod ingest;
+mod logs;
 mod matching;
+mod order;

@@ -111,10 +111,9 @@ async fn an_alert_may_listen_to_another_namespace_unless_that_is_forbidden() {
             alert("at-home", "hook"),
         ]
     };
-    for (flag, expected) in [
-        ("--no-cross-namespace-refs=false", vec!["ours", "team"]),
-        ("--no-cross-namespace-refs", vec!["ours"]),
-    ] {
+    for (flag, expected) in
+        [("--no-cross-namespace-refs=false", vec!["ours", "team"]), ("--no-cross-namespace-refs", vec!["ours"])]
+    {
         let forge = forge().await;
         let manifests = team(&forge);
         let scene = Scene::with(forge, manifests, &[flag]).await;
@@ -171,12 +170,11 @@ async fn a_commit_status_wants_an_outcome_and_a_commit() {
     for (number, event) in [
         (2, commit(2)),
         (3, commit(3).failed("BuildFailed")),
-        (4, commit(9).without_metadata(mark).annotated("commit", &format!("main@sha1:{}", sha(9)))),
+        // The annotation opens the gate, and names the commit.
+        (4, commit(9).without_metadata(mark).annotated("commit", &sha(4))),
     ] {
-        // The annotation opens the gate; the commit is still the revision's where both are there.
         scene.tell([event]).await;
-        let commit = if number == 4 { sha(9) } else { sha(number) };
-        assert_eq!(scene.forge.statuses(&commit).len(), 1);
+        assert_eq!(scene.forge.statuses(&sha(number)).len(), 1, "{number}");
     }
     scene.end(3, 3).await;
 }

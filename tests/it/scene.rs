@@ -9,7 +9,7 @@ use herald::view::View;
 use serde_json::Value;
 
 use crate::support::app::{DEADLINE, Herald};
-use crate::support::flux::{Folder, FluxEvent, Manifest, NAMESPACE, alert, provider, secret};
+use crate::support::flux::{FluxEvent, Folder, Manifest, NAMESPACE, alert, provider, secret};
 use crate::support::forge::Forge;
 use crate::support::wait;
 
@@ -28,14 +28,14 @@ pub async fn forge() -> Forge {
     Forge::start("127.0.0.1:0").await.expect("a free port")
 }
 
-/// The Provider `git` of this type, at a repository of the forge, in a hurry.
+/// The Provider `git` of this type, at a repository of the forge.
 pub fn git(kind: &str, forge: &Forge) -> Manifest {
-    provider(kind, "git", &format!("{}/acme/fleet", forge.url())).secret("token").spec("timeout", "1s")
+    provider(kind, "git", &format!("{}/acme/fleet", forge.url())).secret("token")
 }
 
 /// The Provider `hook`: whatever it is told arrives at the forge's `/hook`.
 pub fn hook(forge: &Forge) -> Manifest {
-    provider("generic", "hook", &format!("{}/hook", forge.url())).spec("timeout", "1s")
+    provider("generic", "hook", &format!("{}/hook", forge.url()))
 }
 
 /// The Secret that [`git`] names.
@@ -46,10 +46,18 @@ pub fn token() -> Manifest {
 impl Scene {
     /// One Provider of this type, told of every Kustomization.
     pub async fn of(kind: &str) -> Self {
+        Self::shaped(kind, |provider| provider).await
+    }
+
+    /// As [`Scene::of`], with a Provider that waits no longer than a second for an answer.
+    pub async fn impatient(kind: &str) -> Self {
+        Self::shaped(kind, |provider| provider.spec("timeout", "1s")).await
+    }
+
+    async fn shaped(kind: &str, shape: impl FnOnce(Manifest) -> Manifest) -> Self {
         let forge = forge().await;
-        let provider = if kind == "generic" { hook(&forge) } else { git(kind, &forge) };
-        let name = provider["metadata"]["name"].as_str().expect("it has a name").to_owned();
-        Self::with(forge, [provider, token(), alert("all", &name)], &[]).await
+        let (provider, name) = if kind == "generic" { (hook(&forge), "hook") } else { (git(kind, &forge), "git") };
+        Self::with(forge, [shape(provider), token(), alert("all", name)], &[]).await
     }
 
     /// These manifests and flags.

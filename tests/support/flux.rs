@@ -81,6 +81,11 @@ impl FluxEvent {
         self.set("/message", message)
     }
 
+    /// Of another name.
+    pub fn named(self, name: &str) -> Self {
+        self.set("/involvedObject/name", name)
+    }
+
     /// Of another kind.
     pub fn kind(self, kind: &str, api_version: &str) -> Self {
         self.set("/involvedObject/kind", kind).set("/involvedObject/apiVersion", api_version)

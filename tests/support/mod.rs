@@ -1,7 +1,7 @@
 //! Real servers for the integration tests, one module per server. Every test
 //! binary under `tests/` that needs one starts with `mod support;`.
 
-#![allow(dead_code, reason = "every test binary compiles all of this and uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "every test binary compiles all of this and uses a part of it")]
 
 pub mod apiserver;
 pub mod app;

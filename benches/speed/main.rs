@@ -1,0 +1,223 @@
+//! What an event costs: one table of measured values beside the limits they are held to. Run by
+//! `cargo bench`; `benches/README.md` says how to read the table.
+//!
+//! A missed limit fails nothing: how busy a machine is would decide the colour of a build. What
+//! does fail is a run that measured nothing, such as a program that does not start.
+
+mod events;
+mod matching;
+mod programs;
+mod relay;
+mod table;
+mod traffic;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use self::programs::Program;
+use self::table::{Spread, Table};
+use self::traffic::{Traffic, Vendor};
+
+/// The same allocator as the program's, for the relay's and the index' sake.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// The whole run; a machine that needs longer is too busy to measure on.
+const DEADLINE: Duration = Duration::from_secs(600);
+
+/// How long programs are left alone before their memory is read: jemalloc gives pages back after
+/// ten seconds.
+const SETTLE: Duration = Duration::from_secs(11);
+
+/// Herald's large set of objects.
+const MANY_ALERTS: usize = 5_000;
+
+/// See [`MANY_ALERTS`].
+const MANY_PROVIDERS: usize = 500;
+
+/// Measures Herald and prints one table.
+#[derive(Clone, Debug, Parser)]
+struct Options {
+    /// What to measure; everything when none is named.
+    parts: Vec<Part>,
+
+    /// Rounds of traffic for each program, after one that is not counted.
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+
+    /// Events in a round.
+    #[arg(long, default_value_t = 3_000)]
+    events: usize,
+
+    /// Events a second where latency is measured.
+    #[arg(long, default_value_t = 500.0)]
+    rate: f64,
+
+    /// Keep-alive connections that events come on.
+    #[arg(long, default_value_t = 32)]
+    senders: usize,
+
+    /// Be the bare relay in front of this vendor.
+    #[arg(long, hide = true)]
+    relay: Option<SocketAddr>,
+
+    /// What cargo says to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Finding the Alerts that want an event.
+    Matching,
+    /// Events from the door to the vendor.
+    Traffic,
+    /// Resident memory.
+    Memory,
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    herald::install_tls_provider();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if let Some(vendor) = options.relay {
+        return runtime.block_on(relay::run(vendor));
+    }
+    let wanted = |part| options.parts.is_empty() || options.parts.contains(&part);
+    let mut table = Table::default();
+    if wanted(Part::Matching) {
+        matching::measure(&mut table);
+    }
+    if wanted(Part::Traffic) || wanted(Part::Memory) {
+        let programs = measure_programs(&options, wanted(Part::Traffic), wanted(Part::Memory), &mut table);
+        runtime.block_on(async { tokio::time::timeout(DEADLINE, programs).await })??;
+    }
+    println!("{table}");
+    Ok(())
+}
+
+/// Herald as it is deployed, beside the bare relay.
+async fn measure_programs(options: &Options, traffic: bool, memory: bool, table: &mut Table) -> anyhow::Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let vendor = Vendor::start().await?;
+
+    eprintln!("starting the programs");
+    let start = async |name: &str, alerts, providers| {
+        let manifests = scratch.path().join(name);
+        events::write_manifests(&manifests, vendor.address, alerts, providers)?;
+        Program::herald(&manifests).await
+    };
+    let idle = start("idle", 0, 0).await?;
+    let one = start("one", 1, 1).await?;
+    let many = start("many", MANY_ALERTS, MANY_PROVIDERS).await?;
+    let relay = Program::relay(scratch.path(), vendor.address).await?;
+
+    if memory {
+        eprintln!("letting them come to rest");
+        tokio::time::sleep(SETTLE).await;
+        let resident = idle.resident()?;
+        table.judged("memory, no Alerts", format!("{resident:.1} MiB"), resident, 16.0, "16 MiB");
+        let resident = many.resident()?;
+        let what = format!("memory, {MANY_ALERTS} Alerts and {MANY_PROVIDERS} Providers");
+        table.judged(what, format!("{resident:.1} MiB"), resident, 40.0, "40 MiB");
+    }
+    drop(idle);
+    if traffic {
+        let started = [one.resident()?, many.resident()?];
+        let mut traffic = Traffic::new(&vendor, options.senders);
+        measure_cost(options, &mut traffic, [&one, &relay, &many], table).await?;
+        measure_latency(options, &mut traffic, [&one, &relay], table).await?;
+        let faults = traffic.lost + traffic.twice + traffic.refused;
+        table.judged(
+            "events refused, lost or told twice",
+            format!("{} + {} + {} of {}", traffic.refused, traffic.lost, traffic.twice, traffic.sent),
+            faults as f64,
+            0.0,
+            "none",
+        );
+        for (program, before, alerts) in [(&one, started[0], 1), (&many, started[1], MANY_ALERTS)] {
+            let told = (options.rounds + 1) * options.events;
+            let what = format!("memory after {told} events, {alerts} Alerts");
+            table.told(what, format!("{:.1} MiB ({before:.1} before)", program.resident()?));
+        }
+    }
+    Ok(())
+}
+
+/// CPU per event and events per second, with as many events under way as the senders can keep up.
+async fn measure_cost(
+    options: &Options,
+    traffic: &mut Traffic<'_>,
+    programs: [&Program; 3],
+    table: &mut Table,
+) -> anyhow::Result<()> {
+    let mut cost = [const { Vec::new() }; 3];
+    let mut speed = [const { Vec::new() }; 3];
+    for round in 0..=options.rounds {
+        eprintln!("round {round} of {}, {} events for each of 3 programs", options.rounds, options.events);
+        for (number, program) in programs.iter().enumerate() {
+            let before = program.cpu()?;
+            let run = traffic.drive(program.door, options.events, None).await?;
+            let spent = program.cpu()? - before;
+            // The first round opens connections and fills caches.
+            if round > 0 {
+                cost[number].push(spent.as_secs_f64() * 1e6 / options.events as f64);
+                speed[number].push(options.events as f64 / run.elapsed.as_secs_f64());
+            }
+        }
+    }
+    let [one, relay, many] = cost.each_ref().map(|values| Spread::of(values));
+    let over_relay = Spread::of_ratios(&cost[0], &cost[1]);
+    table.judged(
+        "CPU per event, door to vendor, beside a bare relay",
+        format!("{over_relay:.2} times"),
+        over_relay.median,
+        1.6,
+        "1.6 times",
+    );
+    table.told("  of Herald", format!("{one:.0} us"));
+    table.told("  of the bare relay", format!("{relay:.0} us"));
+    let over_one = Spread::of_ratios(&cost[2], &cost[0]);
+    table.told(
+        format!("CPU per event, {MANY_ALERTS} Alerts at {MANY_PROVIDERS} Providers beside 1 at 1"),
+        format!("{over_one:.2} times"),
+    );
+    table.told(format!("  of Herald with {MANY_ALERTS} Alerts"), format!("{many:.0} us"));
+    let [one, relay, many] = speed.each_ref().map(|values| Spread::of(values));
+    table.told("events delivered a second", format!("{one:.0}"));
+    table.told("  by the bare relay", format!("{relay:.0}"));
+    table.told(format!("  by Herald with {MANY_ALERTS} Alerts"), format!("{many:.0}"));
+    Ok(())
+}
+
+/// Latency at a rate that leaves the machine idle most of the time.
+async fn measure_latency(
+    options: &Options,
+    traffic: &mut Traffic<'_>,
+    programs: [&Program; 2],
+    table: &mut Table,
+) -> anyhow::Result<()> {
+    const ROUNDS: usize = 3;
+    const SECONDS: f64 = 2.0;
+    eprintln!("latency at {} events a second", options.rate);
+    let events = (options.rate * SECONDS).ceil() as usize;
+    let mut answers = [const { Vec::new() }; 2];
+    let mut deliveries = [const { Vec::new() }; 2];
+    for _ in 0..ROUNDS {
+        for (number, program) in programs.iter().enumerate() {
+            let run = traffic.drive(program.door, events, Some(options.rate)).await?;
+            answers[number].extend(run.answers);
+            deliveries[number].extend(run.deliveries);
+        }
+    }
+    for (what, times) in [("event to answer", &mut answers), ("event to the vendor's write", &mut deliveries)] {
+        for (who, times) in [what, "  of the bare relay"].into_iter().zip(times) {
+            let [p50, p99] = [0.5, 0.99].map(|part| table::percentile(times, part).as_secs_f64() * 1e3);
+            let who = if who == what { format!("{what}, p50 and p99, {} a second", options.rate) } else { who.into() };
+            table.told(who, format!("{p50:.2} and {p99:.2} ms"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! The programs that are measured, as processes of their own, and what the kernel knows of them:
+//! CPU time and resident memory, from `/proc`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+/// How long a program may take to start.
+const START: Duration = Duration::from_secs(60);
+
+/// Kills process $1 when standard input closes, which it does even when the one who holds the
+/// other end is killed.
+const GUARD: &str = "read -r _; kill -KILL $1";
+
+/// A running program. Dropping it kills it.
+pub struct Program {
+    /// Where it takes events.
+    pub door: SocketAddr,
+    child: Child,
+    guard: Child,
+}
+
+impl Program {
+    /// Herald with its usual flags, reading `manifests`.
+    pub async fn herald(manifests: &Path) -> anyhow::Result<Self> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+        command
+            .args(["--events-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0"])
+            .arg("--manifests")
+            .arg(manifests);
+        Self::start(command, &manifests.with_extension("log")).await
+    }
+
+    /// The bare relay in front of `vendor`.
+    pub async fn relay(dir: &Path, vendor: SocketAddr) -> anyhow::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(format!("--relay={vendor}"));
+        Self::start(command, &dir.join("relay.log")).await
+    }
+
+    /// Starts `command` with its log in a file, as a container's would be.
+    async fn start(mut command: Command, log: &Path) -> anyhow::Result<Self> {
+        let output = std::fs::File::create(log)?;
+        let child = command
+            .stdin(Stdio::null())
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("{:?}", command.get_program()))?;
+        let guard = Command::new("sh").args(["-c", GUARD, "sh", &child.id().to_string()]).stdin(Stdio::piped()).spawn();
+        let mut program = Self { door: SocketAddr::from(([127, 0, 0, 1], 0)), child, guard: guard.context("sh")? };
+        program.door = program.started(log.to_owned()).await?;
+        Ok(program)
+    }
+
+    /// Waits for the log's line about the door, and then for the door to answer.
+    async fn started(&mut self, log: PathBuf) -> anyhow::Result<SocketAddr> {
+        let begun = Instant::now();
+        loop {
+            let text = std::fs::read_to_string(&log)?;
+            let line = text.lines().find(|line| line.contains("\"msg\":\"started\""));
+            if let Some(door) = line.and_then(|line| line.split("\"events\":\"").nth(1)?.split('"').next()) {
+                return Ok(door.parse()?);
+            }
+            if begun.elapsed() > START || self.child.try_wait()?.is_some() {
+                bail!("the program did not start:\n{text}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// CPU time of all its threads so far, as the scheduler counts it: to the nanosecond, where
+    /// `stat` counts ticks of ten milliseconds. Threads that ended are missing, but those of the
+    /// runtime never do.
+    pub fn cpu(&self) -> anyhow::Result<Duration> {
+        let mut total = 0;
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            // One that ends just now has nothing to tell.
+            let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+            total += text.split(' ').next().context("an empty schedstat")?.parse::<u64>()?;
+        }
+        Ok(Duration::from_nanos(total))
+    }
+
+    /// Resident memory in MiB: the kernel's VmRSS.
+    pub fn resident(&self) -> anyhow::Result<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib / 1024.0)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // The guard first, lest it kills whoever gets the number next.
+        for process in [&mut self.guard, &mut self.child] {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! From the outbox to the vendor: what is tried again and when, what is given up, which way a
+//! request takes, and what one vendor's troubles mean for another (nothing).
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use herald::api::Key;
+use herald::clock::{Clock, SystemClock};
+use herald::ops::metrics::Outcome;
+use herald::view::View;
+use rcgen::ExtendedKeyUsagePurpose;
+use reqwest::Method;
+use serde_json::json;
+
+use crate::scene::{CHANGED, Scene, TOKEN, forge, git, hook, token};
+use crate::support::app::DEADLINE;
+use crate::support::flux::{Manifest, NAMESPACE, alert, kustomization_event, provider, secret, sha};
+use crate::support::forge::{Access, Fault};
+use crate::support::wait;
+use crate::tls::Authority;
+
+/// Waits until nothing is under way and one job waits for a later time; says how long it waits.
+async fn parked(scene: &Scene) -> Duration {
+    let outbox = &scene.herald.app.outbox;
+    wait::until(DEADLINE, "a job that waits", || async {
+        let counts = outbox.counts();
+        (counts.held > 0 && counts.claimed == 0).then_some(())?;
+        Some(outbox.next_due()?.saturating_duration_since(SystemClock.now()))
+    })
+    .await
+}
+
+/// Waits until the first status stands on a commit.
+async fn told_within(scene: &Scene, commit: &str, within: Duration) {
+    let told = scene.forge.until(within, |forge| !forge.statuses(commit).is_empty()).await;
+    assert!(told, "no status within {within:?}");
+}
+
+#[tokio::test]
+async fn a_failure_that_passes_is_tried_again_until_it_is_right() {
+    let cases = [
+        Fault::answer(500),
+        Fault::answer(502),
+        Fault::answer(503),
+        Fault::answer(504),
+        Fault::answer(408),
+        Fault::answer(409),
+        Fault::answer(429),
+        Fault::reset(),
+    ];
+    for kind in ["github", "gitea", "generic"] {
+        join_all(cases.iter().map(|fault| async move {
+            let scene = Scene::of(kind).await;
+            scene.forge.fail(fault.clone().writes().times(2));
+            scene.tell([kustomization_event("web", &sha(1))]).await;
+            assert_eq!(scene.ended(Outcome::Delivered), 1, "{kind}, {fault:?}");
+            let reads = if kind == "generic" { 0 } else { 3 };
+            scene.end(reads, 3).await;
+        }))
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_fails_is_tried_again_before_anything_is_written() {
+    join_all([Fault::answer(500), Fault::reset(), Fault::half_body(), Fault::hang()].map(|fault| async move {
+        let scene = Scene::impatient("github").await;
+        scene.forge.fail(fault.reads());
+        scene.tell([kustomization_event("web", &sha(1))]).await;
+        let methods: Vec<_> = scene.forge.requests().into_iter().map(|request| request.method).collect();
+        assert_eq!(methods, [Method::GET, Method::GET, Method::POST]);
+        scene.end(2, 1).await;
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn a_wait_that_the_vendor_names_is_kept() {
+    join_all([429, 503, 403].map(|status| async move {
+        let scene = Scene::of("github").await;
+        scene.forge.fail(Fault::answer(status).header("retry-after", "2").writes());
+        scene.tell([kustomization_event("web", &sha(1))]).await;
+        let requests = scene.forge.requests();
+        let waited = requests[2].at.duration_since(requests[1].at);
+        assert!(waited >= Duration::from_secs(2), "{status}: came back after {waited:?}");
+        scene.end(2, 2).await;
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn what_can_never_work_is_given_up_at_once_and_the_next_outcome_is_not() {
+    for status in [400, 410, 422, 501] {
+        let scene = Scene::of("github").await;
+        scene.forge.fail(Fault::answer(status).body("no such luck").writes());
+        scene.tell([kustomization_event("web", &sha(1))]).await;
+        assert_eq!((scene.ended(Outcome::Failed), scene.forge.writes()), (1, 1), "{status}");
+
+        scene.tell([kustomization_event("web", &sha(1))]).await;
+        assert_eq!((scene.ended(Outcome::Delivered), scene.forge.statuses(&sha(1)).len()), (1, 1), "{status}");
+        scene.end(2, 2).await;
+    }
+}
+
+#[tokio::test]
+async fn a_refused_credential_waits_for_a_better_one_and_no_longer() {
+    for (what, old, before) in [
+        ("401: nobody knows the token", None, (1, 0)),
+        ("403: the token may only read", Some(Access::Read), (1, 1)),
+        ("404: the token may see nothing", Some(Access::Nothing), (1, 0)),
+    ] {
+        let scene = Scene::of("github").await;
+        scene.forge.token("a-better-token", Access::Write);
+        if let Some(access) = old {
+            scene.forge.token(TOKEN, access);
+        }
+        scene.post(&kustomization_event("web", &sha(1))).await;
+        let pause = parked(&scene).await;
+        assert!(pause > Duration::from_secs(590), "{what}: comes back after {pause:?}");
+        assert_eq!((scene.forge.reads(), scene.forge.writes()), before, "{what}");
+
+        scene.folder.write(&secret("token", "token", "a-better-token"));
+        told_within(&scene, &sha(1), CHANGED).await;
+        let (reads, writes) = before;
+        scene.end(reads + 1, writes + 1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_credential_that_changes_during_a_try_counts_for_the_next() {
+    let scene = Scene::of("github").await;
+    scene.forge.token("a-better-token", Access::Write);
+    scene.forge.fail(Fault::delay(Duration::from_secs(1)).reads());
+    scene.post(&kustomization_event("web", &sha(1))).await;
+    scene.requests(1).await;
+    // Too late for the request under way, which will be refused.
+    scene.change("git", |folder| drop(folder.write(&secret("token", "token", "a-better-token")))).await;
+    assert_eq!(scene.forge.requests().len(), 1);
+    told_within(&scene, &sha(1), Duration::from_secs(5)).await;
+    scene.end(2, 1).await;
+}
+
+#[tokio::test]
+async fn a_vendor_that_hangs_slows_no_other() {
+    let (hung, forge) = (forge().await, forge().await);
+    hung.fail(Fault::hang().every(1));
+    let manifests = [
+        provider("github", "hung", &format!("{}/acme/fleet", hung.url())).secret("token").spec("timeout", "3s"),
+        alert("hung", "hung").sources(json!([{"kind": "Kustomization", "name": "hung"}])),
+        hook(&hung).spec("timeout", "3s"),
+        alert("hung-hook", "hook").sources(json!([{"kind": "Kustomization", "name": "hung"}])),
+        git("gitea", &forge),
+        alert("well", "git").sources(json!([{"kind": "Kustomization", "name": "well"}])),
+        token(),
+    ];
+    let scene = Scene::with(forge, manifests, &[]).await;
+    for number in 0..40 {
+        scene.post(&kustomization_event("hung", &sha(number))).await;
+    }
+    let started = Instant::now();
+    for number in 0..40 {
+        scene.post(&kustomization_event("well", &sha(number))).await;
+    }
+    let all = |forge: &crate::support::forge::Forge| (0..40).all(|number| !forge.statuses(&sha(number)).is_empty());
+    assert!(scene.forge.until(DEADLINE, all).await);
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(3), "they waited for the timeouts of another: {took:?}");
+    wait::until(DEADLINE, "only what hangs to be left", || async {
+        (scene.herald.app.outbox.counts().held == 80).then_some(())
+    })
+    .await;
+
+    hung.recover();
+    scene.herald.idle().await;
+    assert!(all(&hung), "and what hung is told in the end");
+    scene.end(40, 40).await;
+}
+
+#[tokio::test]
+async fn a_redirect_to_another_host_is_not_followed() {
+    for kind in ["github", "gitea", "generic"] {
+        for status in [301, 302, 303, 307, 308] {
+            let (trap, scene) = (forge().await, Scene::of(kind).await);
+            let location = format!("{}/api/v3/repos/acme/fleet", trap.url());
+            scene.forge.fail(Fault::answer(status).header("location", &location));
+            scene.post(&kustomization_event("web", &sha(1))).await;
+            let pause = parked(&scene).await;
+            assert!(pause > Duration::from_secs(590), "{kind}, {status}: comes back after {pause:?}");
+            assert!(trap.requests().is_empty(), "{kind}, {status}");
+
+            // Someone mends it, and says so by touching the Provider.
+            let name = if kind == "generic" { "hook" } else { "git" };
+            let mended = if kind == "generic" { hook(&scene.forge) } else { git(kind, &scene.forge) };
+            scene.change(name, |folder| drop(folder.write(&mended.annotation("herald.sh/touched", "1")))).await;
+            scene.end(if kind == "generic" { 0 } else { 2 }, if kind == "generic" { 2 } else { 1 }).await;
+            assert!(trap.requests().is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_within_the_host_is_followed_with_method_body_and_credential() {
+    for status in [301, 302, 307, 308] {
+        let scene = Scene::of("github").await;
+        let path = |repository: &str| format!("/api/v3/repos/{repository}/statuses/{}", sha(1));
+        let moved = Fault::answer(status).header("location", &path("acme/renamed"));
+        scene.forge.fail(moved.writes().path("acme/fleet"));
+        scene.tell([kustomization_event("web", &sha(1))]).await;
+        let status_there = scene.forge.statuses(&sha(1)).remove(0);
+        assert_eq!((status_there.repository.as_str(), status_there.state.as_str()), ("acme/renamed", "success"));
+
+        // In a circle it ends.
+        scene.forge.fail(Fault::answer(status).header("location", &path("acme/fleet")).writes().every(1));
+        scene.post(&kustomization_event("web", &sha(1)).failed("BuildFailed")).await;
+        assert!(parked(&scene).await > Duration::from_secs(590));
+        assert_eq!(scene.forge.writes(), 2 + 4, "{status}");
+        scene.forge.recover();
+        scene.change("git", |folder| drop(folder.write(&secret("token", "token", "another")))).await;
+        scene.end(2, 2 + 4 + 1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_private_authority_is_trusted_when_it_is_given() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let forge = forge().await;
+    let address = format!("{}/acme/fleet", authority.front(&forge, None).await);
+    let certs = |pem: &str| secret("certs", "ca.crt", pem);
+    let manifests = [
+        provider("github", "git", &address).secret("token").spec("certSecretRef", json!({"name": "certs"})),
+        // Beside the token, under its old name: a habit of the Git types.
+        provider("gitea", "beside", &address).secret("both"),
+        secret("both", "token", TOKEN).key("caFile", &authority.pem()),
+        // And with no word about it.
+        provider("gitea", "strict", &address).secret("token"),
+        token(),
+        certs(&other.pem()),
+        alert("git", "git"),
+        alert("beside", "beside").sources(json!([{"kind": "Kustomization", "name": "beside"}])),
+        alert("strict", "strict").sources(json!([{"kind": "Kustomization", "name": "strict"}])),
+    ];
+    let scene = Scene::with(forge, manifests, &[]).await;
+    scene.post(&kustomization_event("web", &sha(1))).await;
+    assert!(parked(&scene).await > Duration::from_secs(590), "a certificate is mended by people");
+    assert!(scene.forge.requests().is_empty());
+
+    scene.folder.write(&certs(&authority.pem()));
+    told_within(&scene, &sha(1), CHANGED).await;
+    scene.herald.idle().await;
+
+    scene.tell([kustomization_event("beside", &sha(2))]).await;
+    assert_eq!(scene.forge.statuses(&sha(2)).len(), 2, "of both Providers that listen");
+
+    scene.post(&kustomization_event("strict", &sha(3))).await;
+    told_within(&scene, &sha(3), DEADLINE).await;
+    parked(&scene).await;
+    let strict = provider("gitea", "strict", &address).secret("both");
+    scene.folder.write(&strict);
+    scene.end(5, 5).await;
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_to_who_asks() {
+    let (servers, clients) = (Authority::new(), Authority::new());
+    let forge = forge().await;
+    let address = format!("{}/hook", servers.front(&forge, Some(&clients)).await);
+    let (certificate, key) = clients.sign(ExtendedKeyUsagePurpose::ClientAuth);
+    let certs = secret("certs", "ca.crt", &servers.pem());
+    let complete = certs.clone().key("tls.crt", &certificate.pem()).key("tls.key", &key.serialize_pem());
+    let hook = provider("generic", "hook", &address).spec("certSecretRef", json!({"name": "certs"}));
+    let scene = Scene::with(forge, [hook, certs, alert("all", "hook")], &[]).await;
+    scene.post(&kustomization_event("web", &sha(1))).await;
+    wait::until(DEADLINE, "a try", || async { (scene.herald.app.outbox.next_due().is_some()).then_some(()) }).await;
+    assert!(scene.forge.requests().is_empty());
+
+    let logs = crate::logs::Logs::collect();
+    scene.folder.write(&complete);
+    let _ = tokio::time::timeout(Duration::from_secs(4), scene.herald.idle()).await;
+    println!("{}", logs.text());
+    scene.end(0, 1).await;
+}
+
+#[tokio::test]
+async fn of_three_proxies_the_closest_is_taken() {
+    let (of_spec, of_key, of_secret) = (forge().await, forge().await, forge().await);
+    // Only a proxy knows the way to this host.
+    let git = provider("github", "git", "http://git.invalid/acme/fleet").secret("token");
+    let manifests = [git.clone().spec("proxy", of_spec.url()), token(), alert("all", "git")];
+    let scene = Scene::with(of_spec, manifests, &[]).await;
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    let first = &scene.forge.requests()[0];
+    assert!(first.uri.starts_with("http://git.invalid/api/v3/repos/acme/fleet/"), "{}", first.uri);
+    assert_eq!(first.header("proxy-authorization"), "");
+
+    scene.change("git", |folder| drop(folder.write(&token().key("proxy", of_key.url())))).await;
+    scene.tell([kustomization_event("web", &sha(2))]).await;
+    assert_eq!((of_key.reads(), of_key.writes()), (1, 1));
+
+    scene
+        .folder
+        .write(&secret("proxy", "address", of_secret.url()).key("username", "flux").key("password", "p4ss-planted"));
+    let named = git.spec("proxy", scene.forge.url()).spec("proxySecretRef", json!({"name": "proxy"}));
+    scene.change("git", |folder| drop(folder.write(&named))).await;
+    scene.tell([kustomization_event("web", &sha(3))]).await;
+    assert_eq!((of_secret.reads(), of_secret.writes()), (1, 1));
+    // The base64 of flux:p4ss-planted.
+    assert_eq!(of_secret.requests()[1].header("proxy-authorization"), "Basic Zmx1eDpwNHNzLXBsYW50ZWQ=");
+    assert_eq!((of_key.reads(), of_key.writes()), (1, 1));
+    scene.end(1, 1).await;
+}
+
+#[tokio::test]
+async fn what_is_under_way_is_finished_before_the_end() {
+    let scene = Scene::of("github").await;
+    scene.forge.fail(Fault::delay(Duration::from_millis(300)).every(1));
+    for number in 0..5 {
+        scene.post(&kustomization_event("web", &sha(number))).await;
+    }
+    scene.requests(1).await;
+    let events = scene.herald.events_url();
+    scene.herald.stop().await;
+    for number in 0..5 {
+        assert_eq!(scene.forge.statuses(&sha(number)).len(), 1, "what was accepted is told");
+    }
+    assert!(reqwest::get(events).await.is_err(), "nobody listens any more");
+    assert_eq!((scene.forge.reads(), scene.forge.writes()), (5, 5));
+}
+
+#[tokio::test]
+async fn a_vendor_that_hangs_does_not_keep_herald_from_ending() {
+    let scene = Scene::of("github").await;
+    scene.forge.fail(Fault::hang().every(1));
+    scene.post(&kustomization_event("web", &sha(1))).await;
+    scene.requests(1).await;
+    let started = Instant::now();
+    scene.herald.app.shutdown(Duration::from_millis(500)).await;
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert_eq!(scene.forge.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn what_waits_for_a_provider_that_is_removed_is_given_up() {
+    let scene = Scene::of("github").await;
+    scene.forge.token("a-better-token", Access::Write);
+    scene.post(&kustomization_event("web", &sha(1))).await;
+    parked(&scene).await;
+    let git: Manifest = git("github", &scene.forge);
+    scene.folder.remove(&git);
+    let key = Key::new(NAMESPACE, "git");
+    wait::until(CHANGED, "the Provider to be gone", || async {
+        scene.herald.app.stores.provider(&key).is_none().then_some(())
+    })
+    .await;
+    scene.herald.idle().await;
+    assert_eq!(scene.ended(Outcome::Refused), 1);
+    scene.end(1, 0).await;
+}
