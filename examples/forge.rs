@@ -1,8 +1,9 @@
 //! A simulated Git host to try things against by hand: `cargo run --example forge`, then open the page it names.
 //!
-//! It speaks GitHub's and Gitea's commit-status APIs on loopback. Any repository, any commit and any token are
-//! fine; point a Provider at `http://127.0.0.1:3080/<owner>/<name>` and watch the statuses arrive. State is in
-//! memory and bounded: the newest 10,000 commits are kept.
+//! It speaks six commit-status APIs on loopback: GitHub's, Gitea's, GitLab's, those of Bitbucket Cloud and Data Center,
+//! and Azure DevOps'. Any repository, any commit and any token are fine; point a Provider at the address that is
+//! printed for its type and watch the statuses arrive. State is in memory and bounded: the newest 10,000 commits are
+//! kept.
 #![expect(clippy::print_stdout, reason = "a program for the terminal")]
 
 #[expect(dead_code, unused_imports, reason = "the tests use the rest")]
@@ -14,7 +15,16 @@ use clap::Parser;
 use forge::Forge;
 use tokio::sync::broadcast::error::RecvError;
 
-/// A simulated Git host: GitHub's and Gitea's commit-status APIs, and a page that shows what was written.
+/// What a Provider of each type is pointed at.
+const ADDRESSES: [(&str, &str); 5] = [
+    ("github", "<owner>/<name>"),
+    ("gitea", "<owner>/<name>"),
+    ("gitlab", "<group>/<name>"),
+    ("bitbucketserver", "scm/<project>/<name>.git"),
+    ("azuredevops", "<organization>/<project>/_git/<name>"),
+];
+
+/// A simulated Git host: six commit-status APIs, and a page that shows what was written.
 #[derive(Parser)]
 struct Flags {
     /// Where to listen. Keep it on loopback: there is no protection of any kind.
@@ -30,10 +40,15 @@ async fn main() -> anyhow::Result<()> {
     })?;
     let mut news = forge.subscribe();
 
-    println!("page    {}/", forge.url());
-    println!("github  {0}/api/v3/repos/<owner>/<name>/…   (Provider address {0}/<owner>/<name>)", forge.url());
-    println!("gitea   {0}/api/v1/repos/<owner>/<name>/…   (Provider address {0}/<owner>/<name>)", forge.url());
-    println!("hook    {}/hook", forge.url());
+    let url = forge.url();
+    println!("page   {url}/");
+    println!("hook   {url}/hook\n");
+    println!("type             Provider address");
+    for (kind, path) in ADDRESSES {
+        println!("{kind:16} {url}/{path}");
+    }
+    // Its address is always https://bitbucket.org/…; what counts is the environment of whoever calls.
+    println!("bitbucket        any; set BITBUCKET_API_BASE_URL={url}/2.0\n");
     println!("Ctrl-C stops it.\n");
     loop {
         tokio::select! {

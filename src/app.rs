@@ -127,13 +127,19 @@ impl App {
                 }
                 let (stores, metrics) = (stores.clone(), metrics.clone());
                 tasks.spawn(async move {
-                    let api = discovery::discover(&client).await;
-                    let mut tasks = JoinSet::new();
-                    cluster::start(&mut tasks, &client, &api, namespace.as_deref(), &stores, &metrics);
-                    let writer = Arc::new(ClusterWriter::new(client, api, claim));
-                    tasks.spawn(Reconciler::new(stores, resolver, clock, writer).run());
-                    // None of them ever ends.
-                    tasks.join_next().await;
+                    loop {
+                        let api = discovery::discover(&client).await;
+                        let mut tasks = JoinSet::new();
+                        cluster::start(&mut tasks, &client, &api, namespace.as_deref(), &stores, &metrics);
+                        let writer = Arc::new(ClusterWriter::new(client.clone(), api.clone(), claim.clone()));
+                        let (stores, resolver, clock) = (stores.clone(), resolver.clone(), clock.clone());
+                        tasks.spawn(Reconciler::new(stores, resolver, clock, writer).run());
+                        tokio::select! {
+                            // None of them ever ends.
+                            _ = tasks.join_next() => return,
+                            () = discovery::changed(&client, &api) => {}
+                        }
+                    }
                 });
             }
         }

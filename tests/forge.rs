@@ -10,7 +10,7 @@ mod forge;
 use std::time::Duration;
 
 use forge::{Access, Fault, Forge, Host};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 
 const SHA: &str = "1f8acd3265e5ba098dec495eece41c11ba093463";
@@ -209,6 +209,337 @@ async fn gitea_takes_anything_and_numbers_each_commit() {
     assert!(version.json::<Value>().await.unwrap()["version"].is_string());
 }
 
+// === GitLab ===
+
+const GITLAB: &str = "/api/v4/projects/g%2Fsub%2Ex%2Fproj";
+
+impl Desk {
+    fn request(&self, method: &str, path: &str) -> RequestBuilder {
+        self.client.request(method.parse().unwrap(), format!("{}{path}", self.forge.url()))
+    }
+
+    async fn gitlab(&self, token: &str, body: Value) -> (u16, Value) {
+        let request = self.request("POST", &format!("{GITLAB}/statuses/{SHA}")).header("private-token", token);
+        refusal(request.json(&body).send().await).await
+    }
+
+    async fn gitlab_list(&self, query: &str) -> Vec<Value> {
+        let request = self.request("GET", &format!("{GITLAB}/repository/commits/{SHA}/statuses{query}"));
+        request.header("private-token", "t0k").send().await.unwrap().json().await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn gitlab_goes_over_the_open_row_of_a_name() {
+    let desk = Desk::new().await;
+    let stuck = |event, from| {
+        json!({"message": format!(
+            "Cannot transition status via :{event} from :{from} (Reason(s): Status cannot transition via \"{event}\")"
+        )})
+    };
+    let (status, row) = desk.gitlab("t0k", json!({"state": "pending", "description": "waiting"})).await;
+    assert_eq!(
+        (status, &row["id"], &row["name"], &row["target_url"]),
+        (201, &json!(1), &json!("default"), &Value::Null)
+    );
+    assert_eq!(desk.gitlab("t0k", json!({"state": "pending"})).await, (400, stuck("enqueue", "pending")));
+    let (status, row) = desk.gitlab("t0k", json!({"state": "running", "name": "default"})).await;
+    assert_eq!((status, &row["id"], &row["description"]), (201, &json!(1), &json!("waiting")));
+    assert_eq!(desk.gitlab("t0k", json!({"state": "running"})).await, (400, stuck("run", "running")));
+    assert_eq!(desk.gitlab("t0k", json!({"state": "pending"})).await, (400, stuck("enqueue", "running")));
+    assert_eq!(desk.gitlab("t0k", json!({"state": "skipped"})).await, (400, stuck("skip", "running")));
+    for (state, id) in [("success", 1), ("success", 4), ("failed", 5)] {
+        let (status, row) = desk.gitlab("t0k", json!({"state": state})).await;
+        assert_eq!((status, &row["id"], &row["status"]), (201, &json!(id), &json!(state)));
+    }
+    // Another user's row is another row.
+    assert_eq!(desk.gitlab("t0k", json!({"state": "running", "context": "other"})).await.0, 201);
+    assert_eq!(desk.gitlab("another", json!({"state": "running", "context": "other"})).await.0, 201);
+
+    assert_eq!(column(&desk.gitlab_list("").await, "id"), [5, 7]);
+    assert_eq!(column(&desk.gitlab_list("?name=default").await, "status"), ["failed"]);
+    assert_eq!(column(&desk.gitlab_list("?all=true&sort=desc").await, "id"), [7, 6, 5, 4, 1]);
+    let latest = desk.forge.latest(SHA, "default").unwrap();
+    assert_eq!(
+        (latest.host, latest.repository.as_str(), latest.state.as_str()),
+        (Host::GitLab, "g/sub.x/proj", "failed")
+    );
+    assert_eq!(desk.forge.statuses(SHA).iter().filter(|status| status.id == 1).count(), 3);
+}
+
+#[tokio::test]
+async fn gitlab_refuses_what_gitlab_refuses() {
+    let desk = Desk::new().await;
+    let long = "é".repeat(255);
+    assert_eq!(desk.gitlab("t0k", json!({"state": "success", "description": long})).await.0, 201);
+    for (body, message) in [
+        (
+            json!({"description": format!("{long}e")}),
+            json!({"description": ["is too long (maximum is 255 characters)"]}),
+        ),
+        (
+            json!({"target_url": "invalid url"}),
+            json!({"target_url": ["is blocked: Only allowed schemes are http, https"]}),
+        ),
+    ] {
+        let mut body = body;
+        body["state"] = "success".into();
+        assert_eq!(desk.gitlab("t0k", body).await, (400, json!({"message": message})));
+    }
+    let (status, body) = desk.gitlab("t0k", json!({"state": "error"})).await;
+    assert_eq!((status, &body["error"]), (400, &json!("state does not have a valid value")));
+    assert_eq!(desk.gitlab("", json!({"state": "success"})).await, (401, json!({"message": "401 Unauthorized"})));
+
+    // The path of a project is one segment; a number is one too.
+    let body = json!({"state": "success"});
+    for (path, status) in [("g/sub.x/proj", 404), ("1234", 201)] {
+        let request = desk.request("POST", &format!("/api/v4/projects/{path}/statuses/{SHA}"));
+        let answer = request.header("private-token", "t0k").json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn gitlab_lets_one_write_at_a_time_to_a_commit() {
+    let desk = Desk::new().await;
+    desk.forge.gitlab_lock(Duration::from_millis(300), Duration::from_millis(50));
+    let write = |name: &str| desk.gitlab("t0k", json!({"state": "success", "name": name}));
+    let (one, other) = tokio::join!(write("a"), write("b"));
+    let mut answers = [one, other];
+    answers.sort_by_key(|(status, _)| *status);
+    assert_eq!(answers[0].0, 201);
+    assert_eq!(answers[1], (409, json!({"message": "Another update to this commit status is in progress"})));
+
+    desk.forge.gitlab_lock(Duration::from_millis(50), PATIENCE);
+    let (one, other) = tokio::join!(write("a"), write("b"));
+    assert_eq!((one.0, other.0), (201, 201));
+
+    // A client that goes away does not stop the write.
+    let before = desk.forge.statuses(SHA).len();
+    let request = desk.request("POST", &format!("{GITLAB}/statuses/{SHA}")).header("private-token", "t0k");
+    desk.forge.gitlab_lock(Duration::from_millis(300), PATIENCE);
+    let request = request.timeout(Duration::from_millis(150)).json(&json!({"state": "failed"}));
+    assert!(request.send().await.unwrap_err().is_timeout());
+    assert!(desk.forge.until(PATIENCE, |forge| forge.statuses(SHA).len() > before).await);
+}
+
+#[tokio::test]
+async fn gitlab_pages_by_twenty() {
+    let desk = Desk::new().await;
+    for number in 0..21 {
+        desk.gitlab("t0k", json!({"state": "success", "name": format!("c{number}")})).await;
+    }
+    let path = format!("{GITLAB}/repository/commits/{SHA}/statuses");
+    let first = desk.request("GET", &path).bearer_auth("t0k").send().await.unwrap();
+    assert_eq!(
+        (header(&first, "x-total"), header(&first, "x-next-page"), header(&first, "x-prev-page")),
+        ("21", "2", "")
+    );
+    let link = header(&first, "link").to_owned();
+    assert!(link.contains("%2Ex%2Fproj") && link.contains("?page=2>; rel=\"next\""), "{link}");
+    assert_eq!(first.json::<Vec<Value>>().await.unwrap().len(), 20);
+    assert_eq!(column(&desk.gitlab_list("?page=2").await, "name"), ["c20"]);
+}
+
+// === Bitbucket Cloud ===
+
+const BITBUCKET: &str = "/2.0/repositories/acme/fleet";
+
+impl Desk {
+    async fn bitbucket(&self, method: &str, rest: &str, body: Value) -> (u16, Value) {
+        let request = self.request(method, &format!("{BITBUCKET}/commit/{SHA}/statuses{rest}"));
+        refusal(request.basic_auth("user", Some("app-pass")).json(&body).send().await).await
+    }
+}
+
+#[tokio::test]
+async fn bitbucket_has_one_status_for_a_key() {
+    let desk = Desk::new().await;
+    let second = "2026-11-20T22:37:35Z".parse().unwrap();
+    desk.forge.freeze_clock(second);
+    let build = |state: &str| json!({"key": "k1", "state": state, "url": "https://bitbucket.org", "name": "web"});
+    assert_eq!(desk.bitbucket("GET", "/build/k1", Value::Null).await.0, 404);
+    assert_eq!(desk.bitbucket("PUT", "/build/k1", build("FAILED")).await.0, 404);
+    assert_eq!(desk.bitbucket("POST", "/build", build("INPROGRESS")).await.0, 201);
+    desk.forge.freeze_clock(second + Duration::from_secs(1));
+    assert_eq!(desk.bitbucket("POST", "/build/", build("SUCCESSFUL")).await.0, 201);
+
+    let (status, row) = desk.bitbucket("GET", "/build/k1", Value::Null).await;
+    assert_eq!((status, &row["state"], &row["type"]), (200, &json!("SUCCESSFUL"), &json!("build")));
+    assert_eq!(row["created_on"], "2026-11-20T22:37:35.000000Z");
+    assert_eq!(row["updated_on"], "2026-11-20T22:37:36.000000Z");
+    let (status, row) = desk.bitbucket("PUT", "/build/k1", json!({"state": "STOPPED"})).await;
+    assert_eq!((status, &row["state"], &row["name"]), (200, &json!("STOPPED"), &json!("web")));
+    let (_, list) = desk.bitbucket("GET", "?pagelen=1", Value::Null).await;
+    assert_eq!((&list["size"], &list["values"][0]["key"], list.get("next")), (&json!(1), &json!("k1"), None));
+
+    let states: Vec<_> = desk.forge.statuses(SHA).into_iter().map(|status| status.state).collect();
+    assert_eq!(states, ["INPROGRESS", "SUCCESSFUL", "STOPPED"]);
+}
+
+#[tokio::test]
+async fn bitbucket_refuses_what_bitbucket_refuses() {
+    let desk = Desk::new().await;
+    let url = |length: usize| format!("https://a.example/{}", "u".repeat(length - 18));
+    for (field, good, bad, problem) in [
+        (
+            "key",
+            json!("k".repeat(40)),
+            json!("k".repeat(48)),
+            "Ensure this value has at most 40 characters (it has 48).",
+        ),
+        (
+            "name",
+            json!("n".repeat(254)),
+            json!("n".repeat(255)),
+            "Ensure this value has at most 254 characters (it has 255).",
+        ),
+        ("url", json!(url(449)), json!(url(450)), "Ensure this value has at most 449 characters (it has 450)."),
+        ("url", json!("http://127.0.0.1:8080/"), json!("http://jenkins1:8080/"), "Enter a valid URL."),
+        ("url", json!("https://bitbucket.org"), Value::Null, "This field is required."),
+        (
+            "state",
+            json!("FAILED"),
+            json!("CANCELLED"),
+            "Select a valid choice. CANCELLED is not one of the available choices.",
+        ),
+    ] {
+        let mut body = json!({"key": "k", "state": "SUCCESSFUL", "url": "https://a.example"});
+        body[field] = good;
+        assert_eq!(desk.bitbucket("POST", "/build", body.clone()).await.0, 201, "{body}");
+        body[field] = bad;
+        let (status, answer) = desk.bitbucket("POST", "/build", body).await;
+        let error = json!({"message": format!("{field}: {problem}"), "fields": {field: [problem]}});
+        assert_eq!((status, answer), (400, json!({"type": "error", "error": error})));
+    }
+}
+
+// === Bitbucket Data Center ===
+
+#[tokio::test]
+async fn bitbucket_server_has_one_status_for_a_key() {
+    let desk = Desk::new().await;
+    // With a context path too, and a personal project.
+    for prefix in ["", "/bitbucket"] {
+        let path = format!("{prefix}/rest/api/latest/projects/~me/repos/fleet/commits/{SHA}/builds");
+        let ask = |method: &str, query: &str, body: Value| {
+            desk.request(method, &format!("{path}{query}")).bearer_auth("t0k").json(&body).send()
+        };
+        let build = |state: &str| json!({"key": "k1", "state": state, "url": "https://a.example", "name": "web"});
+        assert_eq!(ask("GET", "?key=k1", Value::Null).await.unwrap().status(), 404);
+        for state in ["INPROGRESS", "FAILED"] {
+            let answer = ask("POST", "", build(state)).await.unwrap();
+            assert_eq!(answer.status(), 204);
+            assert_eq!(answer.text().await.unwrap(), "");
+        }
+        let row: Value = ask("GET", "?key=k1", Value::Null).await.unwrap().json().await.unwrap();
+        assert_eq!((&row["state"], &row["name"], row.get("description")), (&json!("FAILED"), &json!("web"), None));
+        assert!(row["createdDate"].is_i64() && row["updatedDate"].is_i64());
+        assert_eq!(desk.forge.latest(SHA, "k1").unwrap().repository, "~me/fleet");
+
+        for (field, bad) in [
+            ("key", json!("k".repeat(256))),
+            ("name", json!("n".repeat(256))),
+            ("url", json!("u".repeat(451))),
+            ("url", Value::Null),
+            ("state", json!("STOPPED")),
+            ("ref", json!("main")),
+        ] {
+            let mut body = build("SUCCESSFUL");
+            body[field] = bad;
+            let (status, answer) = refusal(ask("POST", "", body).await).await;
+            assert_eq!((status, &answer["errors"][0]["context"]), (400, &json!(field)), "{answer}");
+        }
+        assert_eq!(ask("GET", "", Value::Null).await.unwrap().status(), 400);
+        assert_eq!(ask("DELETE", "?key=k1", Value::Null).await.unwrap().status(), 204);
+        assert_eq!(ask("DELETE", "?key=k1", Value::Null).await.unwrap().status(), 404);
+        assert!(desk.forge.statuses(SHA).is_empty());
+    }
+}
+
+// === Azure DevOps ===
+
+const AZURE: &str = "/org/My%20Proj/_apis/git/repositories/My.Repo/commits";
+const ACCEPT: &str = "application/json;api-version=6.0";
+
+impl Desk {
+    async fn azure(&self, method: &str, query: &str, body: Value) -> (u16, Value) {
+        let request = self.request(method, &format!("{AZURE}/{SHA}/statuses{query}")).header("accept", ACCEPT);
+        refusal(request.basic_auth("", Some("t0k")).json(&body).send().await).await
+    }
+}
+
+#[tokio::test]
+async fn azure_lists_every_status_or_the_newest_of_each_name_and_genre() {
+    let desk = Desk::new().await;
+    for (state, genre) in [("pending", "flux"), ("succeeded", "flux"), ("failed", "flux:prod")] {
+        let body = json!({"state": state, "context": {"name": "a", "genre": genre}});
+        let (status, row) = desk.azure("POST", "", body).await;
+        assert_eq!((status, &row["context"]["genre"]), (201, &json!(genre)));
+    }
+    assert_eq!(desk.azure("POST", "", json!({"context": {"name": "b"}})).await.1["state"], "notSet");
+    let list = async |query: &str| {
+        let (_, body) = desk.azure("GET", query, Value::Null).await;
+        assert_eq!(body["count"], body["value"].as_array().unwrap().len());
+        body["value"].as_array().unwrap().iter().map(|row| row["id"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(list("").await, [1, 2, 3, 4]);
+    assert_eq!(list("?latestOnly=true").await, [2, 3, 4]);
+    assert_eq!(list("?top=2&skip=1").await, [2, 3]);
+    let latest = desk.forge.latest(SHA, "a").unwrap();
+    assert_eq!((latest.repository.as_str(), latest.genre.as_deref()), ("org/My Proj/My.Repo", Some("flux:prod")));
+
+    for body in
+        [json!({"context": {"name": ""}}), json!({"state": "error"}), json!({"state": "x", "context": {"name": "a"}})]
+    {
+        let (status, answer) = desk.azure("POST", "", body).await;
+        assert!(status == 400 && answer["message"].is_string() && answer["typeKey"] == "ArgumentException", "{answer}");
+    }
+    let bare = desk.request("POST", &format!("{AZURE}/{SHA}/statuses")).basic_auth("", Some("t0k"));
+    let (status, answer) = refusal(bare.json(&json!({"context": {"name": "a"}})).send().await).await;
+    assert_eq!((status, &answer["typeKey"]), (400, &json!("VssVersionNotSpecifiedException")));
+}
+
+#[tokio::test]
+async fn azure_shows_strangers_a_page_that_looks_like_success() {
+    let desk = Desk::new().await;
+    desk.forge.token("t0k", Access::Write);
+    let path = format!("{AZURE}/{SHA}/statuses?api-version=6.0");
+    let body = json!({"state": "succeeded", "context": {"name": "a"}});
+    for password in [None, Some("bad")] {
+        let request = |header: &str| {
+            let request = desk.request("POST", &path).header("x-tfs-fedauthredirect", header).json(&body);
+            if password.is_some() { request.basic_auth("", password).send() } else { request.send() }
+        };
+        let answer = request("").await.unwrap();
+        assert!(answer.status() == 203 && answer.status().is_success());
+        assert!(header(&answer, "content-type").starts_with("text/html"));
+        assert!(answer.text().await.unwrap().contains("Sign In"));
+        let (status, answer) = refusal(request("Suppress").await).await;
+        assert_eq!((status, &answer["typeKey"]), (401, &json!("UnauthorizedRequestException")));
+    }
+    assert!(desk.forge.statuses(SHA).is_empty());
+    for user in ["", "anyone"] {
+        let answer = desk.request("POST", &path).basic_auth(user, Some("t0k")).json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), 201);
+    }
+}
+
+#[tokio::test]
+async fn azure_says_where_things_are_and_slows_down() {
+    let desk = Desk::new().await;
+    let answer = desk.request("OPTIONS", "/org/_apis").send().await.unwrap();
+    let locations: Value = answer.json().await.unwrap();
+    assert_eq!(locations["value"][0]["id"], "428dd4fb-fda5-4722-af02-9313b80305da");
+    assert_eq!((desk.forge.reads(), desk.forge.writes()), (1, 0));
+
+    desk.forge.fail(Fault::delay(Duration::from_millis(50)).header("retry-after", "30").writes());
+    let body = json!({"state": "succeeded", "context": {"name": "a"}});
+    let request = desk.request("POST", &format!("{AZURE}/{SHA}/statuses?api-version=7.1")).bearer_auth("t0k");
+    let answer = request.json(&body).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), header(&answer, "retry-after")), (201, "30"));
+}
+
 // === who may do what, and where ===
 
 #[tokio::test]
@@ -253,6 +584,77 @@ async fn a_strict_host_knows_only_what_was_added() {
     let (status, body) = refusal(desk.post(Api::Gitea, &gone, &state).await).await;
     assert_eq!(status, 500);
     assert!(body["message"].as_str().unwrap().contains("object does not exist"));
+}
+
+/// One write and one read for each of the four that `Api` does not have.
+fn others(context: &str) -> [(&'static str, String, String, Value); 4] {
+    let gitlab = json!({"state": "success", "name": context});
+    let build = json!({"state": "SUCCESSFUL", "key": context, "url": "https://a.example"});
+    let azure = json!({"state": "succeeded", "context": {"name": context}});
+    let builds = format!("/rest/api/latest/projects/acme/repos/fleet/commits/{SHA}/builds");
+    let azure_path = format!("/org/acme/_apis/git/repositories/fleet/commits/{SHA}/statuses?api-version=6.0");
+    let cloud = format!("{BITBUCKET}/commit/{SHA}/statuses/build");
+    [
+        (
+            "acme/fleet",
+            format!("/api/v4/projects/acme%2Ffleet/statuses/{SHA}"),
+            format!("/api/v4/projects/acme%2Ffleet/repository/commits/{SHA}/statuses"),
+            gitlab,
+        ),
+        ("acme/fleet", cloud.clone(), format!("{cloud}/{context}"), build.clone()),
+        ("acme/fleet", builds.clone(), format!("{builds}?key={context}"), build),
+        ("org/acme/fleet", azure_path.clone(), azure_path, azure),
+    ]
+}
+
+#[tokio::test]
+async fn the_others_check_tokens_and_know_what_was_added() {
+    let gone = "9".repeat(40);
+    for (number, (repository, write, read, body)) in others("a").into_iter().enumerate() {
+        let desk = Desk::new().await;
+        let post = |path: &str| desk.request("POST", path).bearer_auth("t0k").json(&body).send();
+        for (access, read_status, write_status) in [
+            (Access::Write, 200, [201, 201, 204, 201][number]),
+            (Access::Read, 200, [403, 403, 401, 403][number]),
+            (Access::Nothing, 404, 404),
+        ] {
+            desk.forge.token("t0k", access);
+            assert_eq!(post(&write).await.unwrap().status(), write_status, "{write} {access:?}");
+            let answer = desk.request("GET", &read).bearer_auth("t0k").send().await.unwrap();
+            assert_eq!(answer.status(), read_status, "{read} {access:?}");
+        }
+        let answer = desk.request("POST", &write).bearer_auth("bad").json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), [401, 401, 401, 203][number], "{write}");
+
+        desk.forge.token("t0k", Access::Write);
+        desk.forge.add_commit(repository, SHA);
+        desk.forge.strict();
+        assert!(post(&write).await.unwrap().status().is_success(), "{write}");
+        assert_eq!(post(&write.replace(SHA, &gone)).await.unwrap().status(), 404, "{write}");
+        assert_eq!(post(&write.replace("fleet", "gone")).await.unwrap().status(), 404, "{write}");
+    }
+}
+
+#[tokio::test]
+async fn faults_and_flights_are_the_same_for_the_others() {
+    for (_, write, _, body) in others("a") {
+        let desk = Desk::new().await;
+        let post = || desk.request("POST", &write).bearer_auth("t0k").json(&body).send();
+        desk.forge.fail(Fault::answer(429).header("retry-after", "2").body("Retry later").writes());
+        let answer = post().await.unwrap();
+        assert_eq!((answer.status().as_u16(), header(&answer, "retry-after")), (429, "2"));
+        assert!(desk.forge.statuses(SHA).is_empty());
+        desk.forge.fail(Fault::reset().afterwards());
+        assert!(post().await.is_err());
+        assert_eq!(desk.forge.statuses(SHA).len(), 1);
+
+        desk.forge.reset_counts();
+        desk.forge.fail(Fault::delay(Duration::from_millis(200)).writes().times(2));
+        let (one, other) = tokio::join!(post(), post());
+        assert!(one.unwrap().status().is_success() && other.unwrap().status().is_success());
+        assert_eq!(desk.forge.max_in_flight(SHA, "a"), 2, "{write}");
+        assert_eq!(desk.forge.latest(SHA, "a").unwrap().seq, 3);
+    }
 }
 
 // === faults ===
@@ -377,4 +779,25 @@ async fn the_page_shows_the_last_state_of_each_context() {
     let context = &overview["commits"][0]["contexts"][0];
     assert_eq!((&context["state"], &context["writes"]), (&json!("success"), &json!(2)));
     assert_eq!(context["history"], json!(["failure", "success"]));
+}
+
+#[tokio::test]
+async fn the_page_knows_the_words_of_all() {
+    let desk = Desk::new().await;
+    for (_, write, _, mut body) in others("a") {
+        body["name"] = "web".into();
+        desk.request("POST", &write).bearer_auth("t0k").json(&body).send().await.unwrap();
+    }
+    for state in ["INPROGRESS", "STOPPED"] {
+        let build = json!({"key": "a", "state": state, "url": "https://a.example", "name": "web"});
+        assert_eq!(desk.bitbucket("POST", "/build", build).await.0, 201);
+    }
+    let overview = desk.client.get(format!("{}/sim/statuses", desk.forge.url())).send().await.unwrap();
+    let overview: Value = overview.json().await.unwrap();
+    let commits = overview["commits"].as_array().unwrap();
+    assert_eq!(column(commits, "host"), ["bitbucket", "azuredevops", "bitbucketserver", "gitlab"]);
+    let first = |name: &str| commits.iter().map(|commit| commit["contexts"][0][name].clone()).collect::<Vec<_>>();
+    assert_eq!(first("label"), ["web", "a", "web", "web"]);
+    let good = json!(["success"]);
+    assert_eq!(first("kinds"), [json!(["success", "pending", "other"]), good.clone(), good.clone(), good]);
 }

@@ -11,7 +11,7 @@ use super::ObjectKind;
 use crate::api::{DEPRECATED_VERSIONS, GROUP, STORED_VERSION};
 
 /// What is served.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Api {
     version: String,
     /// `status` is a subresource, so conditions can be written.
@@ -30,6 +30,9 @@ impl Api {
     }
 }
 
+/// How often the API server is asked whether the CRDs are still the same.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 /// Waits until the API server serves Alerts and Providers, and says what it waits for.
 pub async fn discover(client: &Client) -> Api {
     let mut said = String::new();
@@ -47,6 +50,18 @@ pub async fn discover(client: &Client) -> Api {
             said = why;
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+/// Resolves when the API server has come to serve something else than `api`: the CRDs were
+/// replaced under a running Herald.
+pub async fn changed(client: &Client, api: &Api) {
+    loop {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        if try_discover(client).await.is_ok_and(|now| now.is_some_and(|now| now != *api)) {
+            tracing::info!(logger = "cluster", "the installed CRDs were replaced, starting anew with them");
+            return;
+        }
     }
 }
 

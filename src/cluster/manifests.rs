@@ -25,6 +25,9 @@ const MAX_FILES: usize = 4096;
 /// Editors write a file in several steps; their end is awaited this long.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// A file beside them that is written without pause holds up the rest no longer than this.
+const LONGEST_SETTLE: Duration = Duration::from_secs(1);
+
 /// The directory, and what each file last held.
 pub struct Manifests {
     dir: PathBuf,
@@ -73,7 +76,8 @@ impl Manifests {
     pub async fn follow(mut self) {
         loop {
             self.changed.notified().await;
-            while tokio::time::timeout(SETTLE, self.changed.notified()).await.is_ok() {}
+            let still = async { while tokio::time::timeout(SETTLE, self.changed.notified()).await.is_ok() {} };
+            let _ = tokio::time::timeout(LONGEST_SETTLE, still).await;
             if let Err(error) = self.read() {
                 tracing::error!(logger = "manifests", dir = %self.dir.display(), %error, "cannot read the directory");
             }
@@ -148,7 +152,8 @@ fn text(path: &Path) -> Result<String, String> {
 
 /// The documents of a file. Kinds that are not ours are skipped with a line.
 fn parse(path: &Path, text: &str) -> Result<Vec<Document>, String> {
-    let values: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| error.to_string())?;
+    // Without the lines around it, which may be a credential's.
+    let values: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| error.without_snippet().to_string())?;
     let mut documents = Vec::new();
     for (position, value) in values.into_iter().enumerate().filter(|(_, value)| !value.is_null()) {
         let at = |why: String| format!("document {}: {why}", position + 1);

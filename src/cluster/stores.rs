@@ -56,6 +56,7 @@ impl Stores {
         let standing = self.index.get(&object.key);
         let unchanged = standing.is_some_and(|old| {
             old.uid == alert.meta.uid && old.generation == alert.meta.generation && old.generation > 0
+                && old.annotations == alert.meta.annotations
         });
         if !unchanged {
             self.index.apply(Arc::new(CompiledAlert::new(alert)));
@@ -128,6 +129,12 @@ impl Stores {
     /// Whether some Provider names this Secret.
     pub fn is_named(&self, secret: &Key) -> bool {
         self.state.read().secrets.contains_key(secret)
+    }
+
+    /// Whether this Secret was read before.
+    pub fn was_read(&self, secret: &Key) -> bool {
+        let state = self.state.read();
+        state.secrets.get(secret).is_some_and(|named| !matches!(named.secret, SecretView::Unread))
     }
 
     /// Every Secret that some Provider names.

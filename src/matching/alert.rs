@@ -29,6 +29,8 @@ pub struct CompiledAlert {
     pub suspended: bool,
     /// What is wrong with the spec.
     pub problems: Vec<Problem>,
+    /// Our own annotations (`herald.sh/…`).
+    pub annotations: BTreeMap<String, String>,
     severity: Severity,
     inclusions: Filter,
     exclusions: Filter,
@@ -142,6 +144,7 @@ impl CompiledAlert {
             summary: spec.summary.clone().filter(|summary| !summary.is_empty()),
             suspended: spec.suspend,
             problems,
+            annotations: alert.meta.annotations.clone(),
             severity,
             inclusions,
             exclusions,

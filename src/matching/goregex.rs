@@ -10,6 +10,10 @@
 //! than what was read. Flags are resolved here, each piece carries those it needs, so the two
 //! sides need not agree on how far a flag reaches. No group captures, and no repetition is lazy:
 //! whether there is a match depends on neither, and that is all an Alert asks.
+//!
+//! What still differs: the tables are those of Unicode 16 (Go 1.26: 15), so characters of 2023 and
+//! later can be letters here and nothing there; `(?i)\p{LC}` has U+0345 here; groups nest less deep
+//! ([`HEIGHT_LIMIT`]), and an expression may be larger than `filter` lets it become.
 
 use std::fmt::Write;
 
@@ -26,6 +30,11 @@ const QUOTE_LIMIT: usize = 60;
 /// A class without members, and the class of everything.
 const NOTHING: &str = r"[^\x00-\x{10FFFF}]";
 const ANYTHING: &str = r"[\x00-\x{10FFFF}]";
+
+/// Not between a word and what is none, in ASCII. Alone, `(?-u:\B)` also holds between the bytes
+/// of one character, and a search for `é|\B` stumbles over that; the first half holds at every
+/// character and nowhere else.
+const NO_BOUNDARY: &str = r"(?:(?:\b|\B)(?-u:\B))";
 
 /// The names of `[[:alpha:]]` and its like; all of them ASCII in Go and in Rust.
 const POSIX: &str = "alnum alpha ascii blank cntrl digit graph lower print punct space upper word xdigit";
@@ -87,7 +96,7 @@ const SCRIPTS: &str = "adlam ahom arabic armenian avestan balinese bamum batak b
 /// The expression of the crate `regex` that matches the texts `go` matches in Go, or why Go
 /// refuses it: Go's words, and the piece they are about.
 pub(super) fn translate(go: &str) -> Result<String, String> {
-    let mut parser = Parser { whole: go, rest: go, out: String::with_capacity(go.len()), ..Parser::default() };
+    let mut parser = Parser::new(go);
     parser.expression()?;
     if parser.outer.is_empty() { Ok(parser.out) } else { refuse("missing closing )", go, "") }
 }
@@ -131,7 +140,9 @@ struct Weight {
 }
 
 impl Weight {
-    const ONE: Self = Self { copies: 1, height: 1 };
+    /// Of nothing yet, and of a single atom.
+    const NONE: Self = Self { copies: 1, height: 0 };
+    const ATOM: Self = Self { copies: 1, height: 1 };
 
     fn max(self, other: Self) -> Self {
         Self { copies: self.copies.max(other.copies), height: self.height.max(other.height) }
@@ -161,14 +172,13 @@ struct Parser<'a> {
     outer: Vec<Group>,
 }
 
-impl Default for Parser<'_> {
-    fn default() -> Self {
-        let here = Group { start: 0, flags_outside: Flags::default(), last: None, weight: Weight::ONE };
-        Self { whole: "", rest: "", out: String::new(), flags: Flags::default(), here, outer: Vec::new() }
-    }
-}
-
 impl<'a> Parser<'a> {
+    fn new(whole: &'a str) -> Self {
+        let flags = Flags::default();
+        let here = Group { start: 0, flags_outside: flags, last: None, weight: Weight::NONE };
+        Self { whole, rest: whole, out: String::with_capacity(whole.len()), flags, here, outer: Vec::new() }
+    }
+
     fn expression(&mut self) -> Result<(), String> {
         // The repetition read just now. Go takes `a**` for a mistake, but sees `a*(?i)*` as one
         // repetition of another: something stands between.
@@ -228,7 +238,7 @@ impl<'a> Parser<'a> {
             Some('z') => self.atom(r"\z"),
             // ASCII, as `\w` is.
             Some('b') => self.atom(r"(?-u:\b)"),
-            Some('B') => self.atom(r"(?-u:\B)"),
+            Some('B') => self.atom(NO_BOUNDARY),
             Some('Q') => {
                 let (text, rest) = self.rest.split_once(r"\E").unwrap_or((self.rest, ""));
                 self.rest = rest;
@@ -491,12 +501,7 @@ impl<'a> Parser<'a> {
 
     fn open(&mut self) {
         self.settle();
-        let inner = Group {
-            start: self.out.len(),
-            flags_outside: self.flags,
-            last: None,
-            weight: Weight { height: 0, ..Weight::ONE },
-        };
+        let inner = Group { start: self.out.len(), flags_outside: self.flags, last: None, weight: Weight::NONE };
         self.outer.push(std::mem::replace(&mut self.here, inner));
         self.out.push_str("(?:");
     }
@@ -522,7 +527,7 @@ impl<'a> Parser<'a> {
 
     fn atom(&mut self, text: &str) {
         self.settle();
-        self.here.last = Some(Atom { start: self.out.len(), repeated: false, weight: Weight::ONE });
+        self.here.last = Some(Atom { start: self.out.len(), repeated: false, weight: Weight::ATOM });
         self.out.push_str(text);
     }
 
@@ -600,4 +605,107 @@ fn property(name: &str) -> Option<String> {
         return category.split(' ').next().map(|short| format!("gc={short}"));
     }
     SCRIPTS.split(' ').any(|known| known == name).then(|| format!("sc={name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    use super::*;
+
+    /// What Go 1.26 answered: `regexp.MustCompile(go).MatchString` for each text, or the error.
+    #[derive(Deserialize)]
+    struct Measured {
+        go: String,
+        #[serde(default)]
+        yes: Vec<String>,
+        #[serde(default)]
+        no: Vec<String>,
+        error: Option<String>,
+    }
+
+    /// Measured with a Go program that compiled each expression with Go 1.26.8 `regexp` and asked
+    /// it about each text.
+    const MEASURED: &str = include_str!("../../tests/fixtures/goregex.jsonl");
+
+    fn compile(translated: &str) -> Result<regex::RegexSet, regex::Error> {
+        regex::RegexSetBuilder::new([translated]).size_limit(4 << 20).build()
+    }
+
+    #[test]
+    fn answers_as_go_does() {
+        let mut wrong = Vec::new();
+        for line in MEASURED.lines() {
+            let Measured { go, yes, no, error } = serde_json::from_str(line).unwrap();
+            match (translate(&go), error) {
+                (Err(ours), Some(theirs)) if ours == theirs => {}
+                (Ok(translated), None) => {
+                    let set = compile(&translated).unwrap();
+                    let answers = yes.iter().map(|text| (text, true)).chain(no.iter().map(|text| (text, false)));
+                    wrong.extend(
+                        answers
+                            .filter(|&(text, expected)| set.is_match(text) != expected)
+                            .map(|(text, expected)| format!("{go} on {text:?}: Go says {expected}")),
+                    );
+                }
+                (ours, theirs) => wrong.push(format!("{go}: {ours:?}, Go says {theirs:?}")),
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert!(MEASURED.lines().count() > 700);
+    }
+
+    #[test]
+    fn plain_expressions_stay_readable() {
+        assert_eq!(translate("^waiting|timed? out$").unwrap(), r"\Awaiting|timed? out\z");
+        assert_eq!(translate(r"(?i)a(b)\d{2,}?").unwrap(), "(?i:a)(?:(?i:b))(?i:[0-9]){2,}");
+    }
+
+    #[test]
+    fn errors_quote_only_the_beginning_of_a_long_piece() {
+        assert_eq!(translate(&"é(".repeat(50)).unwrap_err(), format!("missing closing ): `{}…`", "é(".repeat(30)));
+    }
+
+    /// The deepest of each kind is the deepest `regex` is asked to read.
+    #[test]
+    fn nesting_ends_before_regex_gives_up() {
+        let kinds = [
+            ("(a|b", r"\B(?i)[^\d[:^alpha:]\PL]", "c|d)"),
+            ("(?i:", "a", ")*"),
+            ("", "a", "*(?i)"),
+            ("(a|", r"[^\W]", "b)+(?i)*"),
+        ];
+        for (before, inside, behind) in kinds {
+            let nested = |depth: usize| format!("{}{inside}{}", before.repeat(depth), behind.repeat(depth));
+            let deepest = (1..100).take_while(|&depth| translate(&nested(depth)).is_ok()).count();
+            assert!((20..100).contains(&deepest), "{before}{inside}{behind}: {deepest}");
+            compile(&translate(&nested(deepest)).unwrap()).unwrap();
+            assert_eq!(translate(&nested(deepest + 1)).unwrap_err(), "expression nests too deeply");
+        }
+    }
+
+    /// Pieces that mean something, in any order: far more of these are accepted than of any text.
+    fn expression() -> impl Strategy<Value = String> {
+        let pieces: Vec<String> = MEASURED
+            .lines()
+            .map(|line| serde_json::from_str::<Measured>(line).unwrap().go)
+            .filter(|go| go.len() < 8)
+            .chain(["(", ")", "|", "[", "]", "*", "{2}", "(?i)", r"\Q", r"\E"].map(str::to_owned))
+            .collect();
+        prop_oneof![
+            prop::collection::vec(prop::sample::select(pieces), 0..8).prop_map(|pieces| pieces.concat()),
+            any::<String>(),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_compiles(go in expression()) {
+            if let Ok(translated) = translate(&go) {
+                let compiled = compile(&translated);
+                prop_assert!(matches!(compiled, Ok(_) | Err(regex::Error::CompiledTooBig(_))), "{go:?}: {translated}");
+            }
+        }
+    }
 }

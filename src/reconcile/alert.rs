@@ -1,5 +1,6 @@
 //! The conditions of an Alert, from its spec and the Provider it names.
 
+use super::about_unknown;
 use crate::api::conditions::Desired;
 use crate::delivery::resolve::Resolved;
 use crate::matching::CompiledAlert;
@@ -34,6 +35,9 @@ fn healthy(alert: &CompiledAlert, provider: Option<&Resolved>) -> Desired {
         Some(Err(error)) => {
             Desired::unhealthy(error.reason, format!("Provider {named} cannot be used: {}", error.message))
         }
-        Some(Ok(_)) => Desired::healthy(format!("Provider {named} is in order")),
+        Some(Ok(_)) => {
+            let about = about_unknown(&alert.annotations, &[]);
+            Desired::healthy(format!("Provider {named} is in order{about}"))
+        }
     }
 }

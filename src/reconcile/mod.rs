@@ -7,7 +7,7 @@ pub mod alert;
 pub mod provider;
 mod writer;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,8 @@ use crate::cluster::{ObjectKind, ObjectRef, Observed, Stores};
 use crate::delivery::resolve::{Resolved, Resolver, SECRET_NOT_READ};
 use crate::view::View;
 
-/// Writes under way at once.
-const WRITES_AT_ONCE: usize = 4;
+/// Writes under way at once; see the reads of `cluster::secrets`, whose connections they share.
+const WRITES_AT_ONCE: usize = 3;
 
 /// Writes of one object within [`WINDOW`]; past that the next waits.
 const WRITES_PER_WINDOW: usize = 6;
@@ -177,6 +177,18 @@ impl Reconciler {
 /// Whether everything the Provider refers to was read.
 fn known(resolved: &Resolved) -> bool {
     !resolved.as_ref().is_err_and(|error| error.reason == SECRET_NOT_READ)
+}
+
+/// What a Healthy condition adds about our own annotations that nobody reads (rule R10).
+fn about_unknown(annotations: &BTreeMap<String, String>, known: &[&str]) -> String {
+    let unknown: Vec<&str> = annotations.keys().map(String::as_str).filter(|key| !known.contains(key)).collect();
+    match (unknown.is_empty(), known.is_empty()) {
+        (true, _) => String::new(),
+        (false, true) => format!("; unknown annotations without effect: {}", unknown.join(", ")),
+        (false, false) => {
+            format!("; unknown annotations without effect: {}; known are {}", unknown.join(", "), known.join(", "))
+        }
+    }
 }
 
 /// What to do, given what ought to stand, what stands, and when this object was written lately.

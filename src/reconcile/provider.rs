@@ -1,5 +1,6 @@
 //! The conditions of a Provider, from what became of resolving it.
 
+use super::about_unknown;
 use crate::api::Provider;
 use crate::api::conditions::Desired;
 use crate::delivery::resolve::Resolved;
@@ -23,15 +24,6 @@ fn healthy(provider: &Provider) -> Desired {
             "spec.commitStatusExpr cannot be evaluated yet, so no status is sent; remove it to get the default name";
         return Desired::unhealthy("ExpressionUnsupported", message.to_owned());
     }
-    let unknown: Vec<&str> =
-        provider.meta.annotations.keys().map(String::as_str).filter(|key| !KNOWN_ANNOTATIONS.contains(key)).collect();
-    let mut message = "address, Secrets and TLS settings are in order".to_owned();
-    if !unknown.is_empty() {
-        message = format!(
-            "{message}; unknown annotations without effect: {}; known are {}",
-            unknown.join(", "),
-            KNOWN_ANNOTATIONS.join(", ")
-        );
-    }
-    Desired::healthy(message)
+    let about = about_unknown(&provider.meta.annotations, &KNOWN_ANNOTATIONS);
+    Desired::healthy(format!("address, Secrets and TLS settings are in order{about}"))
 }

@@ -361,7 +361,13 @@ async fn a_broken_object_harms_itself_alone() {
     assert!(told("late", 5).await);
     // The watch that showed all this still shows the end of an Alert.
     space.delete("Alert", "late").await;
-    wait::until(DEADLINE, "the Alert to match nothing", || async { (!told("late", 6).await).then_some(()) }).await;
+    let mut number = 100;
+    wait::until(DEADLINE, "the Alert to match nothing", || {
+        number += 1;
+        let told = told("late", number);
+        async move { (!told.await).then_some(()) }
+    })
+    .await;
     herald.stop().await;
     status_of(&forge, &sha(1)).await;
 }

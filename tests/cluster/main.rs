@@ -117,14 +117,21 @@ impl<'a> Space<'a> {
         objects(&self.client, &self.name, version, kind)
     }
 
+    /// Creates what a manifest describes here, whichever namespace it names.
+    async fn create(&self, manifest: &Manifest) {
+        let manifest = manifest.clone().namespace(&self.name);
+        let kind = manifest["kind"].as_str().expect("a manifest has a kind");
+        let object = serde_json::from_value((*manifest).clone()).expect("a manifest is an object");
+        self.objects(kind).create(&Default::default(), &object).await.expect("it is accepted");
+    }
+
     /// Applies a manifest here, whichever namespace it names.
     async fn apply(&self, manifest: &Manifest) -> DynamicObject {
-        let mut object: Value = (**manifest).clone();
-        object["metadata"]["namespace"] = self.name.as_str().into();
-        let kind = object["kind"].as_str().expect("a manifest has a kind").to_owned();
-        let name = object["metadata"]["name"].as_str().expect("a manifest has a name").to_owned();
+        let manifest = manifest.clone().namespace(&self.name);
+        let kind = manifest["kind"].as_str().expect("a manifest has a kind");
+        let name = manifest["metadata"]["name"].as_str().expect("a manifest has a name");
         let params = PatchParams::apply("user").force();
-        let applied = self.objects(&kind).patch(&name, &params, &Patch::Apply(object)).await;
+        let applied = self.objects(kind).patch(name, &params, &Patch::Apply(&*manifest)).await;
         applied.unwrap_or_else(|error| panic!("cannot apply {kind} {name}: {error}"))
     }
 

@@ -11,7 +11,13 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
+use herald::api::Key;
+use herald::api::conditions::Condition;
+use herald::cluster::{ObjectKind, ObjectRef};
+
+use super::support::apiserver::ApiServer;
 use super::support::app::Herald;
 use super::support::flux::{Manifest, alert, kustomization_event, provider, secret, sha};
 use super::support::forge::{Access, Forge, Received};
@@ -127,16 +133,29 @@ async fn a_new_address_is_in_use_at_once_also_for_what_was_refused() {
     herald.stop().await;
 }
 
-/// Posts one event after the other, each about another commit, until `done`.
+/// Posts an event about a commit that nobody was told of before.
+async fn post_new(herald: &Herald, space: &Space<'_>, name: &str) {
+    static NUMBER: AtomicU64 = AtomicU64::new(10_000);
+    let commit = sha(NUMBER.fetch_add(1, Ordering::Relaxed));
+    assert_eq!(herald.post(&in_namespace(kustomization_event(name, &commit), space)).await, 202);
+}
+
+/// Posts one event after the other until `done`.
 async fn post_until(herald: &Herald, space: &Space<'_>, what: &str, done: impl Fn() -> bool) {
-    let number = AtomicU64::new(1000);
     wait::until(super::DEADLINE, what, || async {
-        let commit = sha(number.fetch_add(1, Ordering::Relaxed));
-        assert_eq!(herald.post(&in_namespace(kustomization_event("web", &commit), space)).await, 202);
+        post_new(herald, space, "web").await;
         herald.idle().await;
         done().then_some(())
     })
     .await;
+}
+
+/// Whether the forge is asked anything about a new event.
+async fn is_told(herald: &Herald, space: &Space<'_>, forge: &Forge) -> bool {
+    forge.reset_counts();
+    post_new(herald, space, "web").await;
+    herald.idle().await;
+    !forge.requests().is_empty()
 }
 
 #[tokio::test]
@@ -153,20 +172,14 @@ async fn a_changed_alert_is_in_use_at_once() {
     space.apply(&alert("all", "other")).await;
     post_until(&herald, &space, "the other Provider", || !second.requests().is_empty()).await;
     in_use(&second, changed, "another Provider", |_| true).await;
-    first.reset_counts();
-    post_until(&herald, &space, "another one", || true).await;
-    assert!(first.requests().is_empty(), "the old Provider is told nothing any more");
+    assert!(is_told(&herald, &space, &second).await);
+    assert!(!is_told(&herald, &space, &first).await, "the old Provider is told nothing any more");
 
     // A new exclusion: an event that is not told shows it.
     let excluding = alert("all", "other").spec("exclusionList", json!(["^Reconciliation finished"]));
     let changed = Instant::now();
     space.apply(&excluding).await;
-    wait::until(IN_USE, "the exclusion", || async {
-        second.reset_counts();
-        post_until(&herald, &space, "an event", || true).await;
-        second.requests().is_empty().then_some(())
-    })
-    .await;
+    wait::until(IN_USE, "the exclusion", || async { (!is_told(&herald, &space, &second).await).then_some(()) }).await;
     assert!(changed.elapsed() < IN_USE, "an exclusion took {:?}", changed.elapsed());
 
     // And back, which the first request shows.
@@ -178,21 +191,17 @@ async fn a_changed_alert_is_in_use_at_once() {
     // A removed Alert matches nothing any more.
     let changed = Instant::now();
     space.delete("Alert", "all").await;
-    wait::until(IN_USE, "the removal", || async {
-        second.reset_counts();
-        post_until(&herald, &space, "an event", || true).await;
-        second.requests().is_empty().then_some(())
-    })
-    .await;
+    wait::until(IN_USE, "the removal", || async { (!is_told(&herald, &space, &second).await).then_some(()) }).await;
     assert!(changed.elapsed() < IN_USE, "a removal took {:?}", changed.elapsed());
     herald.stop().await;
 }
 
-/// A door before the API server that counts who goes through. TLS is not opened: what a client
-/// sends over HTTP/1.1 is its requests and nothing else, so no byte means no request.
+/// A door before the API server that counts who goes through, and can be shut. TLS is not opened:
+/// what a client sends over HTTP/1.1 is its requests and nothing else, so no byte means no request.
 struct Gate {
     url: String,
     count: Arc<Count>,
+    open: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -210,14 +219,25 @@ impl Gate {
         let url = format!("https://{}", listener.local_addr().expect("it is bound"));
         let count = Arc::new(Count::default());
         let counted = count.clone();
+        let (open, is_open) = watch::channel(true);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                if !*is_open.borrow() {
+                    continue;
+                }
                 let server = TcpStream::connect(&target).await.expect("the API server is there");
                 let _ = (client.set_nodelay(true), server.set_nodelay(true));
-                tokio::spawn(counted.clone().pass(client, server));
+                tokio::spawn(counted.clone().pass(client, server, is_open.clone()));
             }
         });
-        Self { url, count }
+        Self { url, count, open }
+    }
+
+    /// A client that goes through it.
+    async fn client(&self, api: &ApiServer) -> kube::Client {
+        let mut config = api.config().await;
+        config.cluster_url = self.url.parse().expect("a URL");
+        kube::Client::try_from(config).expect("a client")
     }
 
     /// Bytes that clients sent.
@@ -227,7 +247,7 @@ impl Gate {
 }
 
 impl Count {
-    async fn pass(self: Arc<Self>, client: TcpStream, server: TcpStream) {
+    async fn pass(self: Arc<Self>, client: TcpStream, server: TcpStream, mut is_open: watch::Receiver<bool>) {
         let open = self.open.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(open, Ordering::SeqCst);
         self.opened.fetch_add(1, Ordering::SeqCst);
@@ -236,6 +256,7 @@ impl Count {
         tokio::select! {
             () = copy(from_client, to_server, |bytes| { self.asked.fetch_add(bytes, Ordering::SeqCst); }) => {}
             () = copy(from_server, to_client, |_| {}) => {}
+            _ = is_open.wait_for(|open| !open) => {}
         }
         self.open.fetch_sub(1, Ordering::SeqCst);
     }
@@ -254,6 +275,7 @@ async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, count: impl Fn(u6
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_secrets_need_few_connections_and_an_event_asks_nothing() {
     const MANY: u64 = 1000;
+    const STORM: u64 = 300;
     let space = Space::new("many").await;
     let forge = forge().await;
     let address = repository(&forge);
@@ -268,37 +290,37 @@ async fn a_thousand_secrets_need_few_connections_and_an_event_asks_nothing() {
     });
     let create = |manifest: Manifest| {
         let space = &space;
-        async move { space.apply(&manifest).await }
+        async move { space.create(&manifest).await }
     };
     let started = Instant::now();
     futures::stream::iter(manifests).map(create).buffer_unordered(32).map(drop).collect::<()>().await;
     println!("{} objects made in {:?}", 3 * MANY, started.elapsed());
 
     let gate = Gate::before(&space.api.url).await;
-    let mut config = space.api.config().await;
-    config.cluster_url = gate.url.parse().expect("a URL");
     let started = Instant::now();
-    let herald = space.herald_as(kube::Client::try_from(config).expect("a client")).await;
+    let herald = space.herald_as(gate.client(space.api).await).await;
     println!("ready after {:?}", started.elapsed());
-    let deadline = Duration::from_secs(60);
-    for kind in ["Provider", "Alert"] {
-        wait::until_ok(deadline, "every object to be healthy", || async {
-            let list = space.objects(kind).list(&Default::default()).await.expect("the API server answers");
-            let healthy = |object| condition(&value_of(object), "Healthy").is_some_and(|is| is["status"] == "True");
-            let count = list.items.iter().filter(|object| healthy(object)).count();
+    // Herald sees what it wrote by its watches, so it is asked, and the API server in the end.
+    let healthy = |conditions: &[Condition]| conditions.iter().any(|is| is.kind == "Healthy" && is.status == "True");
+    for kind in [ObjectKind::Provider, ObjectKind::Alert] {
+        let objects: Vec<_> = (1..=MANY)
+            .map(|number| ObjectRef { kind, key: Key::new(space.name.as_str(), format!("n{number}")) })
+            .collect();
+        wait::until_ok(Duration::from_secs(60), "every object to be healthy", || async {
+            let observed = objects.iter().filter_map(|object| herald.app.stores.observed(object));
+            let count = observed.filter(|observed| healthy(&observed.conditions)).count();
             if count as u64 == MANY { Ok(()) } else { Err(format!("{count} {kind}s")) }
         })
         .await;
+        let list = space.objects(&kind.to_string()).list(&Default::default()).await.expect("the API server answers");
+        let healthy = |object| condition(&value_of(object), "Healthy").is_some_and(|is| is["status"] == "True");
+        assert_eq!(list.items.iter().filter(|object| healthy(object)).count() as u64, MANY, "{kind}");
     }
-    println!(
-        "all healthy after {:?}, {} connections at most",
-        started.elapsed(),
-        gate.count.most.load(Ordering::SeqCst)
-    );
+    println!("all healthy after {:?}", started.elapsed());
 
     // The last writes may still be on their way to an answer.
     let mut looks = Vec::new();
-    wait::until(deadline, "Herald to have nothing to ask", || {
+    wait::until(super::DEADLINE, "Herald to have nothing to ask", || {
         looks.push(gate.asked());
         let quiet = looks.len() > 20 && looks[looks.len() - 20..].iter().all(|look| *look == looks[looks.len() - 1]);
         async move { quiet.then_some(()) }
@@ -328,13 +350,66 @@ async fn a_thousand_secrets_need_few_connections_and_an_event_asks_nothing() {
     let own: Vec<bool> = forge.requests().iter().filter_map(own).collect();
     assert!(own.len() as u64 == MANY && own.iter().all(|own| *own), "each Provider uses its own Secret");
     assert_eq!(gate.asked(), before, "bytes Herald sent to the API server while events came");
-    let most = gate.count.most.load(Ordering::SeqCst);
-    assert!(most <= CONNECTIONS, "{most} connections at once");
 
-    // The gate does see a request.
-    space.merge("Secret", "n1", json!({"stringData": {"token": "other"}})).await;
-    wait::until(super::DEADLINE, "the changed Secret to be read", || async { (gate.asked() > before).then_some(()) })
-        .await;
+    // The gate does see requests: a storm of changes brings reads and writes at once.
+    let started = Instant::now();
+    let change = |number: u64| {
+        let (space, name) = (&space, format!("n{number}"));
+        async move {
+            space.merge("Secret", &name, json!({"stringData": {"token": "other"}})).await;
+            space.merge("Alert", &name, json!({"spec": {"providerRef": {"name": "gone"}}})).await;
+        }
+    };
+    futures::stream::iter(1..=STORM).map(change).buffer_unordered(32).collect::<()>().await;
+    wait::until(super::DEADLINE, "the Alerts to miss their Providers", || async {
+        let observed = (1..=STORM).filter_map(|number| {
+            let key = Key::new(space.name.as_str(), format!("n{number}"));
+            herald.app.stores.observed(&ObjectRef { kind: ObjectKind::Alert, key })
+        });
+        let missing = |conditions: &[Condition]| conditions.iter().any(|is| is.reason == "ProviderNotFound");
+        (observed.filter(|observed| missing(&observed.conditions)).count() as u64 == STORM).then_some(())
+    })
+    .await;
+    let (most, opened) = (gate.count.most.load(Ordering::SeqCst), gate.count.opened.load(Ordering::SeqCst));
+    println!("{STORM} Secrets and Alerts changed in {:?}, {most} connections at most", started.elapsed());
+    assert!(most <= CONNECTIONS, "{most} connections at once, {opened} in all");
+    assert!(gate.asked() > before);
+    herald.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_of_the_api_server_loses_no_event_and_no_change() {
+    let forge = forge().await;
+    let git = provider("github", "git", &repository(&forge)).secret("token");
+    let space = space_with(&[secret("token", "token", "old"), git, alert("all", "git")]).await;
+    let gate = Gate::before(&space.api.url).await;
+    let herald = space.herald_as(gate.client(space.api).await).await;
+    space.in_order("Provider", "git").await;
+    space.in_order("Alert", "all").await;
+
+    gate.open.send_replace(false);
+    wait::until(super::DEADLINE, "the connections to break", || async {
+        (gate.count.open.load(Ordering::SeqCst) == 0).then_some(())
+    })
+    .await;
+    // What is known is enough to go on.
+    assert_eq!(herald.post(&in_namespace(kustomization_event("web", &sha(1)), &space)).await, 202);
+    assert_eq!(status_of(&forge, &sha(1)).await.state, "success");
+    space.merge("Secret", "token", json!({"stringData": {"token": "new"}})).await;
+    space.delete("Alert", "all").await;
+    space.apply(&alert("later", "git").sources(json!([{"kind": "Kustomization", "name": "later"}]))).await;
+
+    gate.open.send_replace(true);
+    space.in_order("Alert", "later").await;
+    wait::until(super::DEADLINE, "the new token", || async {
+        post_new(&herald, &space, "later").await;
+        herald.idle().await;
+        forge.requests().iter().any(|request| request.header("authorization") == "Bearer new").then_some(())
+    })
+    .await;
+    assert_eq!(herald.post(&in_namespace(kustomization_event("web", &sha(2)), &space)).await, 202);
+    herald.idle().await;
+    assert!(forge.statuses(&sha(2)).is_empty(), "an Alert removed meanwhile matches nothing");
     herald.stop().await;
 }
 
@@ -357,18 +432,12 @@ async fn providers_share_secrets_and_one_alone_harms_nobody() {
     forge.reset_counts();
     let changed = Instant::now();
     space.merge("Secret", "token", json!({"stringData": {"token": "new"}})).await;
-    post_until_seen(&herald, &space, &forge).await;
-    in_use(&forge, changed, "a shared token", |request| request.header("authorization") == "Bearer new").await;
-    herald.stop().await;
-}
-
-/// Posts until a request carries the new token; what waits for another Provider may wait on.
-async fn post_until_seen(herald: &Herald, space: &Space<'_>, forge: &Forge) {
-    let number = AtomicU64::new(1000);
+    // What waits for the bad Provider waits on, so there is no waiting for all to be told.
     wait::until(super::DEADLINE, "the new token", || async {
-        let commit = sha(number.fetch_add(1, Ordering::Relaxed));
-        assert_eq!(herald.post(&in_namespace(kustomization_event("web", &commit), space)).await, 202);
+        post_new(&herald, &space, "web").await;
         forge.requests().iter().any(|request| request.header("authorization") == "Bearer new").then_some(())
     })
     .await;
+    in_use(&forge, changed, "a shared token", |request| request.header("authorization") == "Bearer new").await;
+    herald.stop().await;
 }

@@ -130,13 +130,13 @@ async fn a_refused_credential_waits_for_a_better_one_and_no_longer() {
 async fn a_credential_that_changes_during_a_try_counts_for_the_next() {
     let scene = Scene::of("github").await;
     scene.forge.token("a-better-token", Access::Write);
-    scene.forge.fail(Fault::delay(Duration::from_secs(1)).reads());
+    scene.forge.fail(Fault::delay(Duration::from_secs(3)).reads());
     scene.post(&kustomization_event("web", &sha(1))).await;
     scene.requests(1).await;
     // Too late for the request under way, which will be refused.
     scene.change("git", |folder| drop(folder.write(&secret("token", "token", "a-better-token")))).await;
     assert_eq!(scene.forge.requests().len(), 1);
-    told_within(&scene, &sha(1), Duration::from_secs(5)).await;
+    told_within(&scene, &sha(1), DEADLINE).await;
     scene.end(2, 1).await;
 }
 
@@ -145,9 +145,9 @@ async fn a_vendor_that_hangs_slows_no_other() {
     let (hung, forge) = (forge().await, forge().await);
     hung.fail(Fault::hang().every(1));
     let manifests = [
-        provider("github", "hung", &format!("{}/acme/fleet", hung.url())).secret("token").spec("timeout", "3s"),
+        provider("github", "hung", &format!("{}/acme/fleet", hung.url())).secret("token").spec("timeout", "5s"),
         alert("hung", "hung").sources(json!([{"kind": "Kustomization", "name": "hung"}])),
-        hook(&hung).spec("timeout", "3s"),
+        hook(&hung).spec("timeout", "5s"),
         alert("hung-hook", "hook").sources(json!([{"kind": "Kustomization", "name": "hung"}])),
         git("gitea", &forge),
         alert("well", "git").sources(json!([{"kind": "Kustomization", "name": "well"}])),
@@ -164,7 +164,7 @@ async fn a_vendor_that_hangs_slows_no_other() {
     let all = |forge: &crate::support::forge::Forge| (0..40).all(|number| !forge.statuses(&sha(number)).is_empty());
     assert!(scene.forge.until(DEADLINE, all).await);
     let took = started.elapsed();
-    assert!(took < Duration::from_secs(3), "they waited for the timeouts of another: {took:?}");
+    assert!(took < Duration::from_secs(5), "they waited for the timeouts of another: {took:?}");
     wait::until(DEADLINE, "only what hangs to be left", || async {
         (scene.herald.app.outbox.counts().held == 80).then_some(())
     })
@@ -178,24 +178,27 @@ async fn a_vendor_that_hangs_slows_no_other() {
 
 #[tokio::test]
 async fn a_redirect_to_another_host_is_not_followed() {
-    for kind in ["github", "gitea", "generic"] {
-        for status in [301, 302, 303, 307, 308] {
-            let (trap, scene) = (forge().await, Scene::of(kind).await);
-            let location = format!("{}/api/v3/repos/acme/fleet", trap.url());
-            scene.forge.fail(Fault::answer(status).header("location", &location));
-            scene.post(&kustomization_event("web", &sha(1))).await;
-            let pause = parked(&scene).await;
-            assert!(pause > Duration::from_secs(590), "{kind}, {status}: comes back after {pause:?}");
-            assert!(trap.requests().is_empty(), "{kind}, {status}");
+    let cases =
+        ["github", "gitea", "generic"].iter().flat_map(|kind| [301, 302, 303, 307, 308].map(|status| (*kind, status)));
+    join_all(cases.map(|(kind, status)| async move {
+        let (trap, scene) = (forge().await, Scene::of(kind).await);
+        let location = format!("{}/api/v3/repos/acme/fleet", trap.url());
+        scene.forge.fail(Fault::answer(status).header("location", &location));
+        scene.post(&kustomization_event("web", &sha(1))).await;
+        let pause = parked(&scene).await;
+        assert!(pause > Duration::from_secs(590), "{kind}, {status}: comes back after {pause:?}");
+        assert!(trap.requests().is_empty(), "{kind}, {status}");
 
-            // Someone mends it, and says so by touching the Provider.
-            let name = if kind == "generic" { "hook" } else { "git" };
-            let mended = if kind == "generic" { hook(&scene.forge) } else { git(kind, &scene.forge) };
-            scene.change(name, |folder| drop(folder.write(&mended.annotation("herald.sh/touched", "1")))).await;
-            scene.end(if kind == "generic" { 0 } else { 2 }, if kind == "generic" { 2 } else { 1 }).await;
-            assert!(trap.requests().is_empty());
-        }
-    }
+        // Someone mends it, and says so by touching the Provider.
+        let (name, mended, requests) = match kind {
+            "generic" => ("hook", hook(&scene.forge), (0, 2)),
+            _ => ("git", git(kind, &scene.forge), (2, 1)),
+        };
+        scene.change(name, |folder| drop(folder.write(&mended.annotation("herald.sh/touched", "1")))).await;
+        scene.end(requests.0, requests.1).await;
+        assert!(trap.requests().is_empty());
+    }))
+    .await;
 }
 
 #[tokio::test]
@@ -273,10 +276,7 @@ async fn a_client_certificate_is_shown_to_who_asks() {
     wait::until(DEADLINE, "a try", || async { (scene.herald.app.outbox.next_due().is_some()).then_some(()) }).await;
     assert!(scene.forge.requests().is_empty());
 
-    let logs = crate::logs::Logs::collect();
     scene.folder.write(&complete);
-    let _ = tokio::time::timeout(Duration::from_secs(4), scene.herald.idle()).await;
-    println!("{}", logs.text());
     scene.end(0, 1).await;
 }
 
@@ -354,4 +354,20 @@ async fn what_waits_for_a_provider_that_is_removed_is_given_up() {
     scene.herald.idle().await;
     assert_eq!(scene.ended(Outcome::Refused), 1);
     scene.end(1, 0).await;
+}
+
+#[tokio::test]
+async fn what_waits_for_a_suspended_provider_is_told_when_it_is_resumed() {
+    let scene = Scene::of("github").await;
+    let git = git("github", &scene.forge);
+    scene.forge.fail(Fault::answer(401));
+    scene.post(&kustomization_event("web", &sha(1))).await;
+    parked(&scene).await;
+    scene.change("git", |folder| drop(folder.write(&git.clone().spec("suspend", true)))).await;
+    parked(&scene).await;
+    assert_eq!(scene.forge.requests().len(), 1, "nothing is sent through a suspended Provider");
+
+    scene.change("git", |folder| drop(folder.write(&git))).await;
+    told_within(&scene, &sha(1), CHANGED).await;
+    scene.end(2, 1).await;
 }

@@ -259,6 +259,8 @@ async fn a_slow_sender_holds_up_nobody_else() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn no_body_makes_decoding_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = Event::decode(&body);

@@ -9,6 +9,9 @@ use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::support::app::DEADLINE;
+use crate::support::wait;
+
 /// Collects until it is dropped.
 pub struct Logs {
     lines: Lines,
@@ -29,6 +32,25 @@ impl Logs {
     /// Everything so far.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.lines.0.lock()).into_owned()
+    }
+
+    /// The lines of Herald itself with a level that someone reads, and with all of these words.
+    pub fn count(&self, words: &[&str]) -> usize {
+        let text = self.text();
+        let spoken = |line: &&str| line.contains(" herald::") && !line.contains("DEBUG") && !line.contains("TRACE");
+        text.lines().filter(spoken).filter(|line| words.iter().all(|word| line.contains(word))).count()
+    }
+
+    /// Waits for such a line.
+    #[track_caller]
+    pub fn until(&self, words: &[&str]) -> impl Future<Output = ()> {
+        wait::until_ok(DEADLINE, "a line in the log", move || async move {
+            if self.count(words) > 0 { Ok(()) } else { Err(format!("no line with {words:?} in\n{}", self.spoken())) }
+        })
+    }
+
+    fn spoken(&self) -> String {
+        self.text().lines().filter(|line| line.contains(" herald::")).collect::<Vec<_>>().join("\n")
     }
 }
 

@@ -7,11 +7,15 @@
 mod support;
 
 mod scene;
+mod secrets;
 mod tls;
+mod vendors;
 
 mod compose;
 mod delivery;
 mod ingest;
 mod logs;
+mod manifests;
 mod matching;
 mod order;
+mod outbox;

@@ -21,12 +21,15 @@ fn fail(commit: &str) -> FluxEvent {
     ok(commit).failed("HealthCheckFailed")
 }
 
-/// Somebody else writes a status at the host.
-async fn foreign(forge: &Forge, kind: &str, commit: &str, body: serde_json::Value) {
+/// Somebody else writes statuses at the host.
+async fn foreign(forge: &Forge, kind: &str, commit: &str, bodies: impl IntoIterator<Item = serde_json::Value>) {
     let api = if kind == "gitea" { "api/v1" } else { "api/v3" };
     let url = format!("{}/{api}/repos/acme/fleet/statuses/{commit}", forge.url());
-    let answer = reqwest::Client::new().post(url).bearer_auth("another").json(&body).send().await;
-    assert_eq!(answer.expect("the host answers").status().as_u16(), 201);
+    let client = reqwest::Client::new();
+    for body in bodies {
+        let answer = client.post(&url).bearer_auth("another").json(&body).send().await;
+        assert_eq!(answer.expect("the host answers").status().as_u16(), 201);
+    }
 }
 
 #[tokio::test]
@@ -84,7 +87,7 @@ async fn random_outcomes_end_with_the_newest_whatever_the_host_does() {
     scene.forge.fail(Fault::answer(502).writes().every(5));
     scene.forge.fail(Fault::reset().writes().every(7));
     scene.forge.fail(Fault::delay(Duration::from_millis(20)).writes().every(3));
-    let mut newest = vec![""; 6];
+    let mut newest = [""; 6];
     for version in 0..200 {
         let commit = random.usize(..newest.len());
         let (event, state) =
@@ -225,10 +228,8 @@ async fn of_two_statuses_in_one_second_giteas_higher_id_is_the_newer() {
         let commit = sha(1);
         scene.forge.freeze_clock("2026-01-02T15:04:05Z".parse().expect("a time"));
         let context = git("gitea", &scene.forge).context("web");
-        for state in [first, second] {
-            let body = json!({"state": state, "context": context, "description": "reconciliation succeeded"});
-            foreign(&scene.forge, "gitea", &commit, body).await;
-        }
+        let said = |state| json!({"state": state, "context": context, "description": "reconciliation succeeded"});
+        foreign(&scene.forge, "gitea", &commit, [first, second].map(said)).await;
         scene.tell([ok(&commit)]).await;
         assert_eq!(scene.ended(outcome), 1, "{first}, {second}");
         scene.end(1, 2 + usize::from(outcome == Outcome::Delivered)).await;
@@ -240,10 +241,9 @@ async fn a_status_behind_many_others_is_found() {
     for (kind, others, pages) in [("github", 250, 3), ("gitea", 120, 3)] {
         let scene = Scene::of(kind).await;
         scene.tell([ok(&sha(1))]).await;
-        for number in 0..others {
-            let body = json!({"state": "pending", "context": format!("other/{number}"), "description": "d"});
-            foreign(&scene.forge, kind, &sha(1), body).await;
-        }
+        let of_others = (0..others)
+            .map(|number| json!({"state": "pending", "context": format!("other/{number}"), "description": "d"}));
+        foreign(&scene.forge, kind, &sha(1), of_others).await;
         let again = Herald::manifests(scene.folder.path(), &[]).await;
         assert_eq!(again.post(&ok(&sha(1))).await, 202);
         again.idle().await;
@@ -259,7 +259,7 @@ async fn github_takes_names_that_differ_in_case_for_one() {
     let context = git("github", &scene.forge).context("web");
     let body =
         json!({"state": "success", "context": context.to_uppercase(), "description": "reconciliation succeeded"});
-    foreign(&scene.forge, "github", &sha(1), body).await;
+    foreign(&scene.forge, "github", &sha(1), [body]).await;
     scene.tell([ok(&sha(1))]).await;
     assert_eq!(scene.ended(Outcome::Unchanged), 1);
     scene.end(1, 1).await;
@@ -278,7 +278,7 @@ async fn a_foreign_state_or_description_is_no_reason_to_stay_silent() {
     .enumerate()
     {
         let commit = sha(number as u64);
-        foreign(&scene.forge, "github", &commit, body).await;
+        foreign(&scene.forge, "github", &commit, [body]).await;
         scene.tell([ok(&commit)]).await;
         assert!(scene.forge.until(DEADLINE, |forge| forge.statuses(&commit).len() == 2).await);
     }

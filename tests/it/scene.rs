@@ -4,6 +4,7 @@
 use std::borrow::Borrow;
 use std::time::Duration;
 
+use herald::clock::{Clock, SystemClock};
 use herald::ops::metrics::Outcome;
 use herald::view::View;
 use serde_json::Value;
@@ -85,6 +86,17 @@ impl Scene {
         }
     }
 
+    /// Waits until nothing is under way, and nothing will be within a minute.
+    pub async fn quiet(&self) {
+        let outbox = &self.herald.app.outbox;
+        wait::until(DEADLINE, "quiet", || async {
+            let counts = outbox.counts();
+            let soon = outbox.next_due().is_some_and(|due| due < SystemClock.now() + Duration::from_secs(60));
+            (counts.claimed == 0 && counts.ready == 0 && !soon).then_some(())
+        })
+        .await;
+    }
+
     /// The states a status had, in order.
     pub fn states(&self, commit: &str, context: &str) -> Vec<String> {
         let statuses = self.forge.statuses(commit).into_iter();
@@ -121,21 +133,18 @@ impl Scene {
     pub fn end(self, reads: usize, writes: usize) -> impl Future<Output = ()> {
         let caller = std::panic::Location::caller();
         async move {
-            self.herald.idle().await;
+            // Whole: a folder that is dropped now would be a change of its own.
+            let Self { forge, folder, herald } = self;
+            herald.idle().await;
             let seen = || {
-                let lines =
-                    self.forge.requests().into_iter().map(|request| format!("{} {}", request.method, request.uri));
+                let lines = forge.requests().into_iter().map(|request| format!("{} {}", request.method, request.uri));
                 lines.collect::<Vec<_>>().join("\n  ")
             };
-            let (read, written) = (self.forge.reads(), self.forge.writes());
-            assert_eq!((read, written), (reads, writes), "{caller}: reads and writes, of\n  {}", seen());
-            self.herald.stop().await;
-            assert_eq!(
-                self.forge.requests().len(),
-                reads + writes,
-                "{caller}: requests while stopping, of\n  {}",
-                seen()
-            );
+            let counts = (forge.reads(), forge.writes());
+            assert_eq!(counts, (reads, writes), "{caller}: reads and writes, of\n  {}", seen());
+            herald.stop().await;
+            assert_eq!(forge.requests().len(), reads + writes, "{caller}: requests while stopping, of\n  {}", seen());
+            drop(folder);
         }
     }
 }

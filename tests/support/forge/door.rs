@@ -1,7 +1,7 @@
 //! The way of every request into a [`Forge`](super::Forge): write it down, count it, break it if the script says
 //! so, else hand it to the API it is for.
 //!
-//! Called by the server in `mod.rs`; the two APIs share the small helpers at the end.
+//! Called by the server in `mod.rs`; the APIs share the small helpers at the end.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,12 +12,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use axum::{Router, body::Bytes};
 use futures::stream;
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use tower::ServiceExt;
 use url::form_urlencoded;
 
 use super::fault::{Fault, Harm};
-use super::{Shared, gitea, github, page};
+use super::{Shared, azuredevops, bitbucket, bitbucketserver, gitea, github, gitlab, page};
 
 /// No request of ours is near this; a larger one is a mistake that should show.
 const MAX_BODY: usize = 1 << 20;
@@ -43,6 +44,10 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/hook", any(async || "taken\n"))
         .merge(github::router())
         .merge(gitea::router())
+        .merge(gitlab::router())
+        .merge(bitbucket::router())
+        .merge(bitbucketserver::router())
+        .merge(azuredevops::router())
         .with_state(shared)
 }
 
@@ -70,19 +75,23 @@ pub(super) async fn enter(
         world.receive(&parts.method, parts.uri.to_string(), &parts.headers, &body);
         world.strike(&parts.method, &path)
     };
-    match fault {
-        None => Ok(forward(parts, body).await),
+    let Some(Fault { harm, afterwards, headers, .. }) = fault else { return Ok(forward(parts, body).await) };
+    let mut response = match harm {
         // These two are about the answer, so there has to be one first.
-        Some(Fault { harm: Harm::HalfBody, .. }) => Ok(cut(forward(parts, body).await).await),
-        Some(Fault { harm, afterwards: true, .. }) => {
+        Harm::HalfBody => cut(forward(parts, body).await).await,
+        harm if afterwards => {
             let response = forward(parts, body).await;
-            Ok(strike(harm).await?.unwrap_or(response))
+            strike(harm).await?.unwrap_or(response)
         }
-        Some(Fault { harm, afterwards: false, .. }) => match strike(harm).await? {
-            Some(response) => Ok(response),
-            None => Ok(forward(parts, body).await),
+        harm => match strike(harm).await? {
+            Some(response) => response,
+            None => forward(parts, body).await,
         },
+    };
+    for (name, value) in headers {
+        response.headers_mut().insert(name, value);
     }
+    Ok(response)
 }
 
 /// Does the harm; gives the answer that takes the place of the host's own, if there is one.
@@ -94,13 +103,7 @@ async fn strike(harm: Harm) -> Result<Option<Response>, Reset> {
             tokio::time::sleep(delay).await;
             Ok(None)
         }
-        Harm::Answer { status, headers, body } => {
-            let mut response = (status, body).into_response();
-            for (name, value) in headers {
-                response.headers_mut().insert(name, value);
-            }
-            Ok(Some(response))
-        }
+        Harm::Answer { status, body } => Ok(Some((status, body).into_response())),
         Harm::HalfBody => Ok(None),
     }
 }
@@ -133,18 +136,39 @@ struct Flight {
 
 impl Flight {
     fn start(shared: &Arc<Shared>, method: &Method, path: &str, body: &Bytes) -> Option<Self> {
-        if method != Method::POST {
-            return None;
-        }
-        let (before, commit) = path.rsplit_once('/')?;
-        if !before.ends_with("/statuses") {
+        if !matches!(*method, Method::POST | Method::PUT) {
             return None;
         }
         let body: Value = serde_json::from_slice(body).ok()?;
-        let context = body["context"].as_str().unwrap_or(github::DEFAULT_CONTEXT).to_owned();
-        shared.world.lock().take_off(commit, &context);
-        Some(Self { shared: Arc::clone(shared), commit: commit.to_owned(), context })
+        let (commit, context) = target(path, &body)?;
+        shared.world.lock().take_off(&commit, &context);
+        Some(Self { shared: Arc::clone(shared), commit, context })
     }
+}
+
+/// The commit and the status that a write is about, whichever API it is for.
+fn target(path: &str, body: &Value) -> Option<(String, String)> {
+    let parts: Vec<&str> = path.trim_end_matches('/').split('/').collect();
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let (commit, context) = match parts.as_slice() {
+        // Bitbucket Cloud
+        [.., "commit", commit, "statuses", "build"] => (commit, text(&body["key"])?),
+        [.., "commit", commit, "statuses", "build", key] => {
+            (commit, percent_decode_str(key).decode_utf8_lossy().into_owned())
+        }
+        // Bitbucket Data Center
+        [.., "commits", commit, "builds"] => (commit, text(&body["key"])?),
+        // Azure DevOps
+        [.., "commits", commit, "statuses"] => (commit, text(&body["context"]["name"])?),
+        // GitLab, where `name` goes before `context`; GitHub and Gitea know no `name`. GitHub's and GitLab's default is
+        // the same word.
+        [.., "statuses", commit] => {
+            let named = text(&body["name"]).or_else(|| text(&body["context"]));
+            (commit, named.unwrap_or_else(|| github::DEFAULT_CONTEXT.to_owned()))
+        }
+        _ => return None,
+    };
+    Some(((*commit).to_owned(), context))
 }
 
 impl Drop for Flight {
@@ -153,7 +177,7 @@ impl Drop for Flight {
     }
 }
 
-// === shared by the two APIs ===
+// === shared by the APIs ===
 
 /// A JSON answer.
 pub(super) fn json(status: StatusCode, value: &Value) -> Response {
@@ -169,6 +193,12 @@ impl Refusal {
     }
 }
 
+impl From<Response> for Refusal {
+    fn from(response: Response) -> Self {
+        Self(Box::new(response))
+    }
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         *self.0
@@ -177,8 +207,8 @@ impl IntoResponse for Refusal {
 
 /// Which part of a list was asked for.
 pub(super) struct Paging {
-    page: usize,
-    size: usize,
+    pub page: usize,
+    pub size: usize,
     query: Vec<(String, String)>,
 }
 
@@ -194,13 +224,19 @@ impl Paging {
         Self { page: number("page").unwrap_or(1), size: number(size_name).unwrap_or(default).min(max), query }
     }
 
+    /// Another value of the query.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
     /// The asked-for page of `items`.
     pub fn cut<T>(&self, items: Vec<T>) -> Vec<T> {
         items.into_iter().skip((self.page - 1).saturating_mul(self.size)).take(self.size).collect()
     }
 
-    /// The links for the `Link` header of a list of `total` items; none when there is only one page. Both vendors write
-    /// them so, with their own base URL and the rest of the query kept (GitHub: docs on pagination; Gitea: measured).
+    /// The links for the `Link` header of a list of `total` items; none when there is only one page. The vendors write
+    /// them so, with their own base URL and the rest of the query kept (GitHub, GitLab: docs on pagination; Gitea:
+    /// measured).
     pub fn links(&self, base: &str, uri: &Uri, total: usize) -> Vec<String> {
         let last = total.div_ceil(self.size).max(1);
         // Gitea, measured: beyond the end the links are those of the last page.

@@ -16,6 +16,8 @@ pub struct Fault {
     pub(super) harm: Harm,
     /// Whether the request takes effect before the harm is done: the case in which a client cannot know.
     pub(super) afterwards: bool,
+    /// Added to the answer, whoever gives it.
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     writes: Option<bool>,
     path: Option<String>,
     when: When,
@@ -24,7 +26,7 @@ pub struct Fault {
 
 #[derive(Clone, Debug)]
 pub(super) enum Harm {
-    Answer { status: StatusCode, headers: Vec<(HeaderName, HeaderValue)>, body: String },
+    Answer { status: StatusCode, body: String },
     Delay(Duration),
     Reset,
     Hang,
@@ -41,10 +43,10 @@ impl Fault {
     /// Answers with this status instead of the host's own.
     pub fn answer(status: u16) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self::new(Harm::Answer { status, headers: Vec::new(), body: String::new() })
+        Self::new(Harm::Answer { status, body: String::new() })
     }
 
-    /// Waits this long, then answers as usual.
+    /// Waits this long, then answers as usual; with [`header`](Self::header) as Azure DevOps does when it throttles.
     pub fn delay(delay: Duration) -> Self {
         Self::new(Harm::Delay(delay))
     }
@@ -65,15 +67,13 @@ impl Fault {
     }
 
     fn new(harm: Harm) -> Self {
-        Self { harm, afterwards: false, writes: None, path: None, when: When::Next(1), seen: 0 }
+        Self { harm, afterwards: false, headers: Vec::new(), writes: None, path: None, when: When::Next(1), seen: 0 }
     }
 
-    /// Adds a header to an [`answer`](Self::answer). A header that cannot be one is left out.
+    /// Adds a header to the answer, this one's or the host's own. A header that cannot be one is left out.
     pub fn header(mut self, name: &str, value: &str) -> Self {
-        if let (Harm::Answer { headers, .. }, Ok(name), Ok(value)) =
-            (&mut self.harm, HeaderName::try_from(name), HeaderValue::try_from(value))
-        {
-            headers.push((name, value));
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            self.headers.push((name, value));
         }
         self
     }
@@ -86,19 +86,20 @@ impl Fault {
         self
     }
 
-    /// Strikes GET and HEAD only.
+    /// Strikes GET, HEAD and OPTIONS only.
     pub fn reads(mut self) -> Self {
         self.writes = Some(false);
         self
     }
 
-    /// Strikes everything but GET and HEAD.
+    /// Strikes everything but GET, HEAD and OPTIONS.
     pub fn writes(mut self) -> Self {
         self.writes = Some(true);
         self
     }
 
-    /// Strikes only requests whose path contains `part`, for example `acme/fleet`.
+    /// Strikes only requests whose path contains `part`, for example `acme/fleet`. The path is taken as it came: at
+    /// GitLab that is `acme%2Ffleet`.
     pub fn path(mut self, part: &str) -> Self {
         self.path = Some(part.to_owned());
         self
@@ -139,5 +140,5 @@ impl Fault {
 
 /// Whether a request wants to change something.
 pub(super) fn is_write(method: &Method) -> bool {
-    !matches!(*method, Method::GET | Method::HEAD)
+    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::Shared;
 use super::door::{Paging, Refusal, json};
-use super::world::{Access, Caller, Host, Missing, Place, Said, Status};
+use super::world::{Access, Barred, Host, Place, Said, Status};
 
 /// Measured: 30 a page unless told, 100 is cut to 50.
 const PAGE: (usize, usize) = (30, 50);
@@ -125,6 +125,7 @@ async fn create(
         state: body.state.unwrap_or_default(),
         description: Some(trimmed(body.description)),
         target_url: Some(trimmed(body.target_url)),
+        ..Said::default()
     };
     let status = {
         let mut world = shared.world.lock();
@@ -146,34 +147,28 @@ fn enter(
     wanted: Access,
 ) -> Result<Place, Refusal> {
     let place = Place { host: Host::Gitea, repository: format!("{owner}/{repository}"), commit };
-    let world = shared.world.lock();
-    let error = |status, message: &str| error(shared, status, message);
-    let not_found = || error(StatusCode::NOT_FOUND, "not found");
-    match (world.caller(headers), wanted) {
+    let admitted = shared.world.lock().admit(&place, headers, wanted);
+    let error = |status, message: &str| Err(error(shared, status, message));
+    match (admitted, wanted) {
+        (Ok(()), _) => Ok(place),
         // Measured: 401 with these wordings. (Without any token a private repository answers 404.)
-        (Caller::Stranger, _) if headers.contains_key(header::AUTHORIZATION) => {
-            return Err(error(StatusCode::UNAUTHORIZED, "invalid username, password or token"));
+        (Err(Barred::Stranger), _) if headers.contains_key(header::AUTHORIZATION) => {
+            error(StatusCode::UNAUTHORIZED, "invalid username, password or token")
         }
-        (Caller::Stranger, _) => return Err(error(StatusCode::UNAUTHORIZED, "token is required")),
-        (Caller::Known(Access::Nothing), _) => return Err(not_found()),
+        (Err(Barred::Stranger), _) => error(StatusCode::UNAUTHORIZED, "token is required"),
         // Measured: 403 for a token of scope read:repository.
-        (Caller::Known(Access::Read), Access::Write) => {
+        (Err(Barred::ReadOnly), _) => {
             let message = "token does not have at least one of required scope(s), \
                            required=[write:repository], token scope=read:repository";
-            return Err(error(StatusCode::FORBIDDEN, message));
+            error(StatusCode::FORBIDDEN, message)
         }
-        (Caller::Known(_), _) => {}
-    }
-    match (world.find(&place), wanted) {
-        (Ok(()), _) => Ok(place),
-        (Err(Missing::Repository), _) => Err(not_found()),
         // Measured: writing to an unknown commit is a 500, for ever.
-        (Err(Missing::Commit), Access::Write) => {
+        (Err(Barred::Commit), Access::Write) => {
             let message = format!("GetCommit[{0}]: object does not exist [id: {0}, rel_path: ]", place.commit);
-            Err(error(StatusCode::INTERNAL_SERVER_ERROR, &message))
+            error(StatusCode::INTERNAL_SERVER_ERROR, &message)
         }
         // Measured: reading one is a 404.
-        (Err(Missing::Commit), _) => Err(not_found()),
+        (Err(Barred::Repository | Barred::Commit), _) => error(StatusCode::NOT_FOUND, "not found"),
     }
 }
 

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::Shared;
 use super::door::{Paging, Refusal, json};
-use super::world::{Access, Caller, Host, Missing, Place, Said, Status};
+use super::world::{Access, Barred, Host, Place, Said, Status};
 
 /// OpenAPI: the context's default.
 pub(super) const DEFAULT_CONTEXT: &str = "default";
@@ -152,7 +152,7 @@ fn check(body: &Bytes) -> Result<Said, Refusal> {
         return Err(invalid(Some("description"), "description is too long (maximum is 140 characters)"));
     }
     let context = text("context")?.unwrap_or_else(|| DEFAULT_CONTEXT.to_owned());
-    Ok(Said { context, state, description, target_url: text("target_url")? })
+    Ok(Said { context, state, description, target_url: text("target_url")?, ..Said::default() })
 }
 
 /// Lets a caller in, or says what GitHub would say.
@@ -163,24 +163,17 @@ fn enter(
     wanted: Access,
 ) -> Result<Place, Refusal> {
     let place = Place { host: Host::GitHub, repository: format!("{owner}/{repository}"), commit };
-    let world = shared.world.lock();
-    let not_found = || error(StatusCode::NOT_FOUND, "Not Found");
-    match (world.caller(headers), wanted) {
-        // docs, "authentication": 401 and this text for bad credentials.
-        (Caller::Stranger, _) => return Err(error(StatusCode::UNAUTHORIZED, "Bad credentials")),
-        // docs, "troubleshooting": a private repository that a token may not see answers 404, not 403.
-        (Caller::Known(Access::Nothing), _) => return Err(not_found()),
-        // octokit/octokit.js#2758: the wording for a token that lacks the permission.
-        (Caller::Known(Access::Read), Access::Write) => {
-            return Err(error(StatusCode::FORBIDDEN, "Resource not accessible by personal access token"));
-        }
-        (Caller::Known(_), _) => {}
-    }
-    match world.find(&place) {
+    let admitted = shared.world.lock().admit(&place, headers, wanted);
+    match admitted {
         Ok(()) => Ok(place),
-        Err(Missing::Repository) => Err(not_found()),
+        // docs, "authentication": 401 and this text for bad credentials.
+        Err(Barred::Stranger) => Err(error(StatusCode::UNAUTHORIZED, "Bad credentials")),
+        // docs, "troubleshooting": a private repository that a token may not see answers 404, not 403.
+        Err(Barred::Repository) => Err(error(StatusCode::NOT_FOUND, "Not Found")),
+        // octokit/octokit.js#2758: the wording for a token that lacks the permission.
+        Err(Barred::ReadOnly) => Err(error(StatusCode::FORBIDDEN, "Resource not accessible by personal access token")),
         // kubernetes/test-infra#21987, rust-lang/homu#141: the status and the wording.
-        Err(Missing::Commit) => {
+        Err(Barred::Commit) => {
             let message = format!("No commit found for SHA: {}", place.commit);
             Err(error(StatusCode::UNPROCESSABLE_ENTITY, &message))
         }

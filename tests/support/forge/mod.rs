@@ -1,4 +1,5 @@
-//! A simulated Git host: the commit-status APIs of GitHub and Gitea, with their limits and their oddities.
+//! A simulated Git host: the commit-status APIs of GitHub, Gitea, GitLab, Bitbucket Cloud, Bitbucket Data Center and
+//! Azure DevOps, with their limits and their oddities.
 //!
 //! Used by the integration tests, by `examples/forge.rs` (try things by hand) and by `examples/demo.rs`
 //! (see the whole program work). It keeps state and breaks on demand:
@@ -16,15 +17,19 @@
 //! | `world.rs` | what the host remembers: statuses, requests, tokens, script of faults |
 //! | `fault.rs` | [`Fault`], one line of that script |
 //! | `door.rs` | the way of every request: write it down, count it, break it if the script says so |
-//! | `github.rs`, `gitea.rs` | one API each; every rule names where we know it from |
+//! | `github.rs`, `gitea.rs`, `gitlab.rs`, `bitbucket.rs`, `bitbucketserver.rs`, `azuredevops.rs` | one API each; every rule names where we know it from |
 //! | `page.rs`, `page.html` | the page for people, and its JSON |
 //!
 //! Not a security boundary and not meant for a network: listen on loopback.
 
+mod azuredevops;
+mod bitbucket;
+mod bitbucketserver;
 mod door;
 mod fault;
 mod gitea;
 mod github;
+mod gitlab;
 mod page;
 mod world;
 
@@ -81,7 +86,15 @@ impl Forge {
         Ok(Self { shared, server })
     }
 
-    /// The base URL, without a trailing slash. A Provider's address is this plus `/<owner>/<repository>`.
+    /// The base URL, without a trailing slash. A Provider's address is this plus
+    ///
+    /// | type | path |
+    /// |---|---|
+    /// | github, gitea | `/<owner>/<repository>` |
+    /// | gitlab | `/<group>/…/<project>` |
+    /// | bitbucketserver | `/scm/<project>/<repository>.git`, also after a context path of one segment |
+    /// | azuredevops | `/<organization>/<project>/_git/<repository>` |
+    /// | bitbucket | the API's own base is this plus `/2.0`; the address is of no account |
     pub fn url(&self) -> &str {
         &self.shared.url
     }
@@ -91,7 +104,7 @@ impl Forge {
         self.shared.world.lock().statuses(commit)
     }
 
-    /// The last status written for one context of a commit.
+    /// The last status written for one context of a commit, whatever its genre.
     pub fn latest(&self, commit: &str, context: &str) -> Option<Status> {
         self.statuses(commit).into_iter().rfind(|status| status.host.same_context(&status.context, context))
     }
@@ -101,7 +114,7 @@ impl Forge {
         self.shared.world.lock().requests()
     }
 
-    /// How many requests only asked (GET, HEAD), refused and broken ones included.
+    /// How many requests only asked (GET, HEAD, OPTIONS), refused and broken ones included.
     pub fn reads(&self) -> usize {
         self.shared.world.lock().reads
     }
@@ -159,15 +172,21 @@ impl Forge {
         self.shared.world.lock().strict = true;
     }
 
-    /// Adds a commit, and its repository (`owner/name`), for [`strict`](Self::strict).
+    /// Adds a commit, and its repository as [`Status::repository`] has it, for [`strict`](Self::strict).
     pub fn add_commit(&self, repository: &str, commit: &str) {
         self.shared.world.lock().add_commit(repository, commit);
     }
 
     /// Makes a token known. Before the first call every token may do everything; after it only the known ones
-    /// are good, each for what it was given.
+    /// are good, each for what it was given. For Bitbucket's Basic credentials the token is `user:password`.
     pub fn token(&self, token: &str, access: Access) {
         self.shared.world.lock().tokens.insert(token.to_owned(), access);
+    }
+
+    /// How long a write to GitLab keeps the lock of its project and commit, and how long another one waits for it
+    /// before it is answered 409. Before this call: no time at all, and ten seconds as at gitlab.com.
+    pub fn gitlab_lock(&self, work: Duration, wait: Duration) {
+        self.shared.world.lock().gitlab = gitlab::Pace { work, wait };
     }
 
     /// Stops the host's clock at `now`, so that a test can put several statuses into one second.

@@ -31,13 +31,17 @@ struct Commit {
     seq: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Context {
+    /// What it is called on the page.
+    label: String,
     context: String,
     state: String,
     description: Option<String>,
     /// The last states, oldest first, this one included.
     history: Vec<String>,
+    /// What each of them means: [`Status::kind`].
+    kinds: Vec<&'static str>,
     writes: usize,
     created: String,
 }
@@ -58,7 +62,7 @@ pub(super) async fn statuses(State(shared): State<Arc<Shared>>) -> Response {
 fn commits(rows: Vec<Status>) -> Vec<Commit> {
     let mut groups: BTreeMap<_, Vec<Status>> = BTreeMap::new();
     for row in rows {
-        let key = (row.repository.clone(), row.commit.clone(), row.host == Host::Gitea);
+        let key = (row.repository.clone(), row.commit.clone(), row.host);
         groups.entry(key).or_default().push(row);
     }
     let mut commits: Vec<Commit> = groups.into_values().filter_map(commit).collect();
@@ -69,29 +73,27 @@ fn commits(rows: Vec<Status>) -> Vec<Commit> {
 
 fn commit(rows: Vec<Status>) -> Option<Commit> {
     let last = rows.last()?.clone();
-    let mut contexts: Vec<Context> = Vec::new();
+    let mut contexts: Vec<(Status, Context)> = Vec::new();
     for row in rows {
-        let at = contexts.iter().position(|known| row.host.same_context(&known.context, &row.context));
+        let at = contexts.iter().position(|(known, _)| known.same(&row));
         let at = at.unwrap_or_else(|| {
-            contexts.push(Context {
-                context: row.context.clone(),
-                state: String::new(),
-                description: None,
-                history: Vec::new(),
-                writes: 0,
-                created: String::new(),
-            });
+            contexts.push((row.clone(), Context::default()));
             contexts.len() - 1
         });
-        let context = &mut contexts[at];
+        let context = &mut contexts[at].1;
         if context.history.len() == MAX_HISTORY {
             context.history.remove(0);
+            context.kinds.remove(0);
         }
         context.history.push(row.state.clone());
+        context.kinds.push(row.kind());
+        context.label = row.label();
+        context.context = row.context;
         context.state = row.state;
         context.description = row.description;
         context.writes += 1;
         context.created = format!("{:.0}", row.created);
     }
+    let contexts = contexts.into_iter().map(|(_, context)| context).collect();
     Some(Commit { host: last.host, repository: last.repository, commit: last.commit, contexts, seq: last.seq })
 }

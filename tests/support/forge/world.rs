@@ -1,18 +1,22 @@
 //! What a [`Forge`](super::Forge) remembers, behind one lock.
 //!
-//! No network here: `door.rs`, `github.rs` and `gitea.rs` ask and tell, the handle in `mod.rs` reads.
+//! No network here: `door.rs` and the file of each API ask and tell, the handle in `mod.rs` reads.
 #![expect(clippy::disallowed_methods, reason = "the host is no part of herald: it lives by a clock of its own")]
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::http::{HeaderMap, Method};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::fault::{Fault, is_write};
+use super::gitlab;
 
 /// Bounds, so that an `examples/forge.rs` left running for weeks stays small: when one is passed, the oldest go.
 const MAX_COMMITS: usize = 10_000;
@@ -20,49 +24,98 @@ const MAX_STATUSES: usize = 500_000;
 const MAX_REQUESTS: usize = 50_000;
 
 /// Which vendor's API a status came through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Host {
     /// `/api/v3/repos/…` (Enterprise) and `/repos/…` (github.com).
     GitHub,
     /// `/api/v1/repos/…`.
     Gitea,
+    /// `/api/v4/projects/…`.
+    GitLab,
+    /// Bitbucket Cloud, `/2.0/repositories/…`.
+    Bitbucket,
+    /// Bitbucket Data Center, `/rest/api/latest/projects/…`.
+    BitbucketServer,
+    /// `/<organization>/<project>/_apis/…`.
+    AzureDevOps,
 }
 
 impl Host {
     /// Whether two contexts name the same status. GitHub: "this field is case-insensitive" (its OpenAPI file, create a
-    /// commit status). Gitea hashes the text as it is (1.26.0, `models/git/commit_status.go`).
+    /// commit status). Gitea hashes the text as it is (1.26.0, `models/git/commit_status.go`); nothing is said of the
+    /// others.
     pub fn same_context(self, one: &str, other: &str) -> bool {
         match self {
             Self::GitHub => one.to_lowercase() == other.to_lowercase(),
-            Self::Gitea => one == other,
+            _ => one == other,
         }
     }
 }
 
-/// One status as it was written: a row of the host's table.
+/// One status as it was written. Where an API writes over the row it has, there is one of these for each write.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
     /// Place in the order of all writes to this forge, from 1.
     pub seq: u64,
     /// The API it came through.
     pub host: Host,
-    /// `owner/name`.
+    /// `owner/name`; at GitLab as many groups as there are, or a number; at Azure DevOps
+    /// `organization/project/repository`.
     pub repository: String,
     /// The commit's hash.
     pub commit: String,
-    /// The status' name.
+    /// What the API tells statuses apart by: GitHub's and Gitea's context, GitLab's name, Bitbucket's key, the name in
+    /// Azure DevOps' context.
     pub context: String,
-    /// `pending`, `success`, …
+    /// Bitbucket's `name`, which is for people only.
+    pub name: Option<String>,
+    /// Azure DevOps' genre, which is the other half of the context.
+    pub genre: Option<String>,
+    /// `pending`, `success`, … in the API's words.
     pub state: String,
     /// `None` where the writer sent none.
     pub description: Option<String>,
     /// `None` where the writer sent none.
     pub target_url: Option<String>,
-    /// The id that the host gave: rising over the whole host at GitHub, from 1 for each commit at Gitea.
+    /// The id that the host gave: rising over the whole host, or from 1 for each commit at Gitea and Azure DevOps. One
+    /// that was there before is a row written over (GitLab).
     pub id: u64,
     /// When, by the host's clock.
     pub created: Timestamp,
+    /// Whose token it was, as a number: GitLab keeps the rows of two users apart.
+    pub writer: u64,
+}
+
+impl Status {
+    /// Whether both are about one and the same status of a commit.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        self.host == other.host
+            && self.repository == other.repository
+            && self.genre == other.genre
+            && self.host.same_context(&self.context, &other.context)
+    }
+
+    /// What people call it; a key of Bitbucket's is mostly a hash.
+    pub(super) fn label(&self) -> String {
+        match (&self.name, &self.genre) {
+            (Some(name), _) => name.clone(),
+            (None, Some(genre)) => format!("{genre}/{}", self.context),
+            (None, None) => self.context.clone(),
+        }
+    }
+
+    /// What the state means, whatever the API's word for it is; gives the page its colours. What is neither good nor bad
+    /// nor under way is "other": cancelled, skipped, and all that Gitea takes besides.
+    pub(super) fn kind(&self) -> &'static str {
+        match self.state.to_ascii_lowercase().as_str() {
+            "success" | "successful" | "succeeded" => "success",
+            "failure" | "failed" => "failure",
+            "error" => "error",
+            "pending" | "running" | "inprogress" => "pending",
+            _ => "other",
+        }
+    }
 }
 
 /// One line for a terminal.
@@ -70,8 +123,9 @@ impl fmt::Display for Status {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let commit = self.commit.get(..8).unwrap_or(&self.commit);
         let description = self.description.as_deref().unwrap_or_default();
-        let Self { created, repository, state, context, .. } = self;
-        write!(out, "{created:.0}  {commit:8}  {state:8}  {repository:17}  {context:32}  {description}")
+        let label = self.label();
+        let Self { created, repository, state, .. } = self;
+        write!(out, "{created:.0}  {commit:8}  {state:10}  {repository:17}  {label:32}  {description}")
     }
 }
 
@@ -110,11 +164,25 @@ pub enum Access {
     Nothing,
 }
 
-/// What is known about a request's credentials.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Caller {
-    Stranger,
-    Known(Access),
+/// The secret in a request, where and how its API takes one.
+fn credential(host: Host, headers: &HeaderMap) -> Option<String> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    // GitLab: docs.gitlab.com/api/rest/authentication; `Bearer` is good there too.
+    if host == Host::GitLab && !text("private-token").is_empty() {
+        return Some(text("private-token").to_owned());
+    }
+    let (scheme, secret) = text("authorization").split_once(' ')?;
+    let decoded = || String::from_utf8(STANDARD.decode(secret).ok()?).ok();
+    match (scheme.to_ascii_lowercase().as_str(), host) {
+        ("bearer", _) => Some(secret.to_owned()),
+        // Gitea 1.26.0: measured; GitHub: its docs on authentication.
+        ("token", Host::GitHub | Host::Gitea) => Some(secret.to_owned()),
+        ("basic", Host::Bitbucket | Host::BitbucketServer) => decoded(),
+        // microsoft/azure-devops-mcp#1452: the token is the password, with any user name or none.
+        ("basic", Host::AzureDevOps) => Some(decoded()?.split_once(':')?.1.to_owned()),
+        _ => None,
+    }
+    .filter(|secret| !secret.is_empty())
 }
 
 /// Where a status belongs.
@@ -125,17 +193,33 @@ pub(super) struct Place {
     pub commit: String,
 }
 
-/// Why a place does not exist (strict forges only).
+/// Why a request goes no further; what the API says to that differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Missing {
+pub(super) enum Barred {
+    /// No credential, or an unknown one.
+    Stranger,
+    /// The repository is not there, or hidden from this caller.
     Repository,
+    /// The caller may read and wants to write.
+    ReadOnly,
+    /// The repository is there, the commit is not.
     Commit,
+}
+
+/// A status of an API that writes over what it has.
+pub(super) struct Row {
+    /// When it was written first.
+    pub created: Timestamp,
+    /// What was written last.
+    pub now: Status,
 }
 
 #[derive(Default)]
 struct Commit {
     statuses: Vec<Status>,
     flights: HashMap<String, Flight>,
+    /// One for each repository; GitLab's.
+    locks: HashMap<String, Arc<tokio::sync::Mutex<()>>>,
 }
 
 #[derive(Default)]
@@ -150,9 +234,12 @@ pub(super) struct World {
     pub clock: Option<Timestamp>,
     pub tokens: HashMap<String, Access>,
     pub faults: Vec<Fault>,
+    pub gitlab: gitlab::Pace,
     pub reads: usize,
     pub writes: usize,
     requests: VecDeque<Received>,
+    /// Every token that wrote; its place is its user's number.
+    users: Vec<String>,
     commits: HashMap<String, Commit>,
     /// The commits by age, for the bounds.
     by_age: VecDeque<String>,
@@ -209,19 +296,26 @@ impl World {
         struck
     }
 
-    /// Both vendors take `Bearer` and `token` as the scheme (Gitea 1.26.0: measured; GitHub: its docs on
-    /// authentication).
-    pub fn caller(&self, headers: &HeaderMap) -> Caller {
-        let text = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let (scheme, token) = text.split_once(' ').unwrap_or_default();
-        let good_scheme = scheme.eq_ignore_ascii_case("bearer") || scheme.eq_ignore_ascii_case("token");
-        if !good_scheme || token.is_empty() {
-            Caller::Stranger
-        } else if self.tokens.is_empty() {
-            Caller::Known(Access::Write)
-        } else {
-            self.tokens.get(token).map_or(Caller::Stranger, |access| Caller::Known(*access))
+    /// Whether a request may do what it wants where it wants it.
+    pub fn admit(&self, place: &Place, headers: &HeaderMap, wanted: Access) -> Result<(), Barred> {
+        let token = credential(place.host, headers).ok_or(Barred::Stranger)?;
+        let access = if self.tokens.is_empty() { Some(&Access::Write) } else { self.tokens.get(&token) };
+        match (access, wanted) {
+            (None, _) => Err(Barred::Stranger),
+            (Some(Access::Nothing), _) => Err(Barred::Repository),
+            (Some(Access::Read), Access::Write) => Err(Barred::ReadOnly),
+            (Some(_), _) => self.find(place),
         }
+    }
+
+    /// The number of the user behind a request: one for each token, from 1.
+    pub fn user(&mut self, host: Host, headers: &HeaderMap) -> u64 {
+        let token = credential(host, headers).unwrap_or_default();
+        let at = self.users.iter().position(|known| *known == token).unwrap_or_else(|| {
+            self.users.push(token);
+            self.users.len() - 1
+        });
+        at as u64 + 1
     }
 
     // === repositories and commits ===
@@ -230,17 +324,17 @@ impl World {
         self.known.insert((repository.to_owned(), commit.to_owned()));
     }
 
-    pub fn find(&self, place: &Place) -> Result<(), Missing> {
+    fn find(&self, place: &Place) -> Result<(), Barred> {
         if !self.strict {
             Ok(())
         } else if !self.known.iter().any(|(repository, _)| *repository == place.repository) {
-            Err(Missing::Repository)
+            Err(Barred::Repository)
         } else if !self
             .known
             .iter()
             .any(|(repository, commit)| (repository, commit) == (&place.repository, &place.commit))
         {
-            Err(Missing::Commit)
+            Err(Barred::Commit)
         } else {
             Ok(())
         }
@@ -261,6 +355,36 @@ impl World {
             .unwrap_or_default()
     }
 
+    /// What a repository's commit has where writes go over what was there: one row for all writes that are `same`, in
+    /// the order in which the rows began.
+    pub fn rows(&self, place: &Place, same: impl Fn(&Status, &Status) -> bool) -> Vec<Row> {
+        let mut rows: Vec<Row> = Vec::new();
+        for status in self.at(place) {
+            match rows.iter_mut().find(|row| same(&row.now, &status)) {
+                Some(row) => row.now = status,
+                None => rows.push(Row { created: status.created, now: status }),
+            }
+        }
+        rows
+    }
+
+    /// Takes a status away as if it had never been written; says whether there was one.
+    pub fn delete(&mut self, place: &Place, context: &str) -> bool {
+        let Some(commit) = self.commits.get_mut(&place.commit) else { return false };
+        let before = commit.statuses.len();
+        commit.statuses.retain(|status| {
+            (status.host, &status.repository, status.context.as_str()) != (place.host, &place.repository, context)
+        });
+        let deleted = before - commit.statuses.len();
+        self.kept -= deleted;
+        deleted > 0
+    }
+
+    /// The lock over one repository's commit.
+    pub fn lock(&mut self, place: &Place) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(self.commit(&place.commit).locks.entry(place.repository.clone()).or_default())
+    }
+
     /// All statuses there are, in the order of writing; for the page.
     pub fn all(&self) -> Vec<Status> {
         let mut all: Vec<_> = self.commits.values().flat_map(|commit| commit.statuses.iter().cloned()).collect();
@@ -278,11 +402,14 @@ impl World {
             repository: place.repository,
             commit: place.commit,
             context: said.context,
+            name: said.name,
+            genre: said.genre,
             state: said.state,
             description: said.description,
             target_url: said.target_url,
             id: id(self.written),
             created: self.clock.unwrap_or_else(Timestamp::now),
+            writer: said.writer,
         };
         self.commit(&status.commit).statuses.push(status.clone());
         self.forget_the_oldest();
@@ -325,10 +452,14 @@ impl World {
     }
 }
 
-/// What a writer said, checked by its API.
+/// What a writer said, checked by its API; the fields are those of a [`Status`].
+#[derive(Default)]
 pub(super) struct Said {
     pub context: String,
+    pub name: Option<String>,
+    pub genre: Option<String>,
     pub state: String,
     pub description: Option<String>,
     pub target_url: Option<String>,
+    pub writer: u64,
 }

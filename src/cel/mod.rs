@@ -1,0 +1,172 @@
+//! CEL as Flux offers it: compiled when an object changes, run for each event. Pure: it reads
+//! nothing but its arguments. Used by `compose` for `commitStatusExpr`.
+//!
+//! An expression goes `syntax` (text to tree) → `check` (names and types, to what can be run) →
+//! `run`; `functions`, `strings`, `time` and `pattern` are what it can call, `types` and `value` what it
+//! is made of.
+//!
+//! The measure is cel-go 0.27 with the options of Flux: standard library, optional types, the
+//! extensions for strings, sets and encoders, comparison across number types, UTC, lists and maps
+//! of one type. `tests/fixtures/cel.tsv` holds what that one says to some hundreds of expressions. What
+//! it has no bounds for is bounded here, by the constants below.
+//!
+//! It is our own from text to result because the crate `cel` can neither check types nor be
+//! bounded: a text may double with every step of an expression, and its parser takes 100 KiB of
+//! stack for each pair of parentheses in a debug build.
+
+mod check;
+mod functions;
+mod pattern;
+mod run;
+mod strings;
+mod syntax;
+mod time;
+mod types;
+mod value;
+
+use std::fmt;
+
+use run::Node;
+use value::Value;
+
+/// Bytes of an expression. Those in use have some hundred.
+pub const MAX_TEXT: usize = 16 << 10;
+
+/// Levels of nesting, so that no walk over an expression can run out of stack. As cel-go's.
+pub const MAX_DEPTH: usize = 250;
+
+/// Steps of one run: each node visited, each element gone through and each 16 bytes of text read
+/// or made is one. Bounds time to some ten milliseconds and memory to some ten megabytes.
+pub const MAX_STEPS: usize = 250_000;
+
+/// What an expression must give, known before it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResultType {
+    /// A name.
+    String,
+    /// A condition.
+    Bool,
+}
+
+/// An expression that was found to be right.
+#[derive(Debug)]
+pub struct Expr {
+    node: Node,
+    variables: Vec<String>,
+}
+
+/// Why an expression cannot be used, for the one who wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompileError {
+    /// Line and column, from 1, where it is about a place.
+    pub position: Option<(usize, usize)>,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Why an expression gave nothing for these values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EvalError {
+    message: String,
+}
+
+/// What is wrong at a byte of the text, or with the whole of it.
+#[derive(Debug)]
+struct Problem {
+    at: Option<usize>,
+    message: String,
+}
+
+impl Expr {
+    /// Compiles an expression over `variables`, each of them a map from string to anything.
+    pub fn compile(text: &str, variables: &[&str], result: ResultType) -> Result<Self, CompileError> {
+        let node = Self::read(text).and_then(|expr| check::check(&expr, variables, result));
+        match node {
+            Ok(node) => Ok(Self { node, variables: variables.iter().map(|&name| name.to_owned()).collect() }),
+            Err(problem) => Err(problem.explain(text)),
+        }
+    }
+
+    fn read(text: &str) -> Result<syntax::Expr, Problem> {
+        if text.len() > MAX_TEXT {
+            return Err(Problem::whole(format!("it has {} bytes; {MAX_TEXT} is the most", text.len())));
+        }
+        syntax::parse(text)
+    }
+
+    /// Runs an expression that was compiled for [`ResultType::String`].
+    pub fn evaluate_string(&self, variables: &[(&str, &serde_json::Value)]) -> Result<String, EvalError> {
+        match self.evaluate(variables)? {
+            Value::String(text) => Ok(text.to_string()),
+            other => Err(EvalError::new(format!("the result is a {}, not a string", other.type_name()))),
+        }
+    }
+
+    /// Runs an expression that was compiled for [`ResultType::Bool`].
+    pub fn evaluate_bool(&self, variables: &[(&str, &serde_json::Value)]) -> Result<bool, EvalError> {
+        match self.evaluate(variables)? {
+            Value::Bool(bool) => Ok(bool),
+            other => Err(EvalError::new(format!("the result is a {}, not a bool", other.type_name()))),
+        }
+    }
+
+    fn evaluate<'a>(&self, variables: &[(&str, &'a serde_json::Value)]) -> Result<Value<'a>, EvalError> {
+        let value_of = |declared: &String| {
+            let found = variables.iter().find(|(name, _)| name == declared);
+            let (_, value) = found.ok_or_else(|| EvalError::new(format!("no such attribute(s): {declared}")))?;
+            Ok(Value::from(*value))
+        };
+        run::run(&self.node, self.variables.iter().map(value_of).collect::<Result<_, EvalError>>()?)
+    }
+}
+
+impl Problem {
+    fn new(at: usize, message: impl Into<String>) -> Self {
+        Self { at: Some(at), message: message.into() }
+    }
+
+    fn whole(message: impl Into<String>) -> Self {
+        Self { at: None, message: message.into() }
+    }
+
+    fn explain(self, text: &str) -> CompileError {
+        let position = self.at.and_then(|at| text.get(..at)).map(|before| {
+            let line = before.rsplit('\n').next().unwrap_or_default();
+            (before.matches('\n').count() + 1, line.chars().count() + 1)
+        });
+        CompileError { position, message: self.message }
+    }
+}
+
+impl EvalError {
+    fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into() }
+    }
+}
+
+/// The error of a function or operator that has no use for these values.
+fn no_such_overload(function: &str, values: &[Value<'_>]) -> EvalError {
+    let types: Vec<_> = values.iter().map(Value::type_name).collect();
+    EvalError::new(format!("no such overload: {function}({})", types.join(", ")))
+}
+
+impl fmt::Display for CompileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((line, column)) = self.position {
+            write!(f, "{line}:{column}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Display for EvalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for CompileError {}
+impl std::error::Error for EvalError {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! A directory of YAML in place of a cluster: what is read, what is left out, and how soon a
+//! change is in use.
+
+use std::time::{Duration, Instant};
+
+use herald::api::Key;
+use serde_json::json;
+
+use crate::logs::Logs;
+use crate::scene::{CHANGED, Scene, TOKEN, forge, git, hook, token};
+use crate::support::flux::{Manifest, NAMESPACE, alert, kustomization_event, provider, secret, sha};
+use crate::support::forge::Forge;
+use crate::support::wait;
+
+/// Waits until Herald knows the Alert of that name, or does not.
+async fn alert_known(scene: &Scene, name: &str, known: bool) {
+    let key = Key::new(NAMESPACE, name);
+    wait::until(CHANGED, "the changed Alert", || async {
+        (scene.herald.app.stores.index.get(&key).is_some() == known).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_changed_secret_provider_or_alert_is_in_use_within_two_seconds() {
+    let scene = Scene::of("github").await;
+    let last_token = |forge: &Forge| forge.requests().last().expect("a request").header("authorization").to_owned();
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    assert_eq!(last_token(&scene.forge), format!("Bearer {TOKEN}"));
+
+    scene.change("git", |folder| drop(folder.write(&secret("token", "token", "the-new-one")))).await;
+    scene.tell([kustomization_event("web", &sha(2))]).await;
+    assert_eq!(last_token(&scene.forge), "Bearer the-new-one");
+
+    let elsewhere = provider("github", "git", &format!("{}/acme/elsewhere", scene.forge.url())).secret("token");
+    scene.change("git", |folder| drop(folder.write(&elsewhere))).await;
+    scene.tell([kustomization_event("web", &sha(3))]).await;
+    assert_eq!(scene.forge.statuses(&sha(3))[0].repository, "acme/elsewhere");
+
+    let picky = alert("all", "git").spec("eventSeverity", "error");
+    scene.folder.write(&picky);
+    scene.folder.write(&alert("mark", "git"));
+    alert_known(&scene, "mark", true).await;
+    scene.folder.remove(&alert("mark", "git"));
+    alert_known(&scene, "mark", false).await;
+    scene.tell([kustomization_event("web", &sha(4)), kustomization_event("api", &sha(4)).failed("BuildFailed")]).await;
+    assert_eq!(scene.forge.statuses(&sha(4)).len(), 1);
+    scene.end(4, 4).await;
+}
+
+#[tokio::test]
+async fn a_file_that_breaks_is_reported_once_and_its_last_good_content_stays() {
+    let logs = Logs::collect();
+    let scene = Scene::of("generic").await;
+    scene.folder.write_text("alert-flux-system-all.yaml", "kind: Alert\n  : [broken");
+    logs.until(&["ERROR", "alert-flux-system-all.yaml", "what it last held stays in use"]).await;
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+
+    // Another change does not tell it again; mending it does what it says.
+    scene.folder.write(&alert("other", "hook").sources(json!([{"kind": "Bucket", "name": "b"}])));
+    alert_known(&scene, "other", true).await;
+    assert_eq!(logs.count(&["what it last held stays in use"]), 1);
+    scene.folder.write(&alert("all", "hook").spec("suspend", true));
+    wait::until(CHANGED, "the mended file", || async {
+        let index = &scene.herald.app.stores.index;
+        index.get(&Key::new(NAMESPACE, "all")).is_some_and(|alert| alert.suspended).then_some(())
+    })
+    .await;
+    scene.tell([kustomization_event("web", &sha(2))]).await;
+    scene.end(0, 1).await;
+}
+
+#[tokio::test]
+async fn other_kinds_other_files_and_bad_objects_are_no_trouble_for_their_neighbours() {
+    let logs = Logs::collect();
+    let forge = forge().await;
+    let scene = Scene::with(forge, [], &[]).await;
+    let many = format!(
+        r#"# A file as people write them.
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: skipped}}
+---
+---
+apiVersion: notification.toolkit.fluxcd.io/v1
+kind: Receiver
+metadata: {{name: skipped, namespace: flux-system}}
+---
+apiVersion: notification.toolkit.fluxcd.io/v1beta1
+kind: Provider
+metadata:
+  name: git
+  namespace: flux-system
+spec:
+  type: gitea
+  address: {url}/acme/fleet
+  secretRef:
+    name: token
+---
+apiVersion: v1
+kind: Secret
+metadata:
+  name: token
+  namespace: flux-system
+data:
+  token: {TOKEN_IN_BASE64}
+---
+apiVersion: notification.toolkit.fluxcd.io/v1beta2
+kind: Alert
+metadata:
+  name: bad
+  namespace: flux-system
+spec:
+  providerRef: {{name: git}}
+  eventSources: none
+---
+apiVersion: notification.toolkit.fluxcd.io/v1beta3
+kind: Alert
+metadata:
+  name: good
+  namespace: flux-system
+spec:
+  providerRef:
+    name: git
+  eventSources:
+    - kind: Kustomization
+      name: '*'
+"#,
+        url = scene.forge.url(),
+    );
+    scene.folder.write_text("notes.txt", "kind: Alert");
+    scene.folder.write_text("all.yml", &many);
+    alert_known(&scene, "good", true).await;
+    logs.until(&["skipped", "ConfigMap"]).await;
+    logs.until(&["skipped", "Receiver"]).await;
+    logs.until(&["ERROR", "name=bad", "left out until it is mended"]).await;
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    assert_eq!(scene.forge.requests()[0].header("authorization"), format!("token {TOKEN}"));
+    scene.end(1, 1).await;
+}
+
+/// [`TOKEN`] as a Secret's `data` holds it.
+const TOKEN_IN_BASE64: &str = "dDBrLXBsYW50ZWQtY3JlZGVudGlhbA==";
+
+#[tokio::test]
+async fn what_waits_for_a_secret_is_told_when_the_secret_comes() {
+    let logs = Logs::collect();
+    let forge = forge().await;
+    let manifests = [git("github", &forge), alert("all", "git")];
+    let scene = Scene::with(forge, manifests, &[]).await;
+    scene.post(&kustomization_event("web", &sha(1))).await;
+    logs.until(&["ERROR", "SecretNotFound", "Secret flux-system/token, which does not exist"]).await;
+    assert!(scene.forge.requests().is_empty());
+
+    let written = Instant::now();
+    scene.folder.write(&token());
+    assert!(scene.forge.until(CHANGED, |forge| !forge.statuses(&sha(1)).is_empty()).await);
+    assert!(written.elapsed() < CHANGED);
+    logs.until(&["condition=Healthy", "status=True", "name=git"]).await;
+    scene.end(1, 1).await;
+}
+
+#[tokio::test]
+async fn a_uid_is_the_manifests_own_or_always_the_same() {
+    let context = |provider: &Manifest| provider.context("web");
+    let forge = forge().await;
+    let (derived, given) = (git("github", &forge), git("github", &forge).uid("0c9c2e41-d2f9-4f9b-9c41-bebc1984d67a"));
+    assert_eq!(context(&given), "kustomization/web/0c9c2e41");
+    let scene = Scene::with(forge, [derived.clone(), token(), alert("all", "git")], &[]).await;
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    scene.change("git", |folder| drop(folder.write(&given))).await;
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    scene.change("git", |folder| drop(folder.write(&derived))).await;
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    let contexts: Vec<_> = scene.forge.statuses(&sha(1)).into_iter().map(|status| status.context).collect();
+    assert_eq!(contexts, [context(&derived), context(&given)], "the third was said already");
+    scene.end(1, 2).await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_takes_its_alert_with_it() {
+    let scene = Scene::of("generic").await;
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    scene.folder.remove(&alert("all", "hook"));
+    alert_known(&scene, "all", false).await;
+    scene.tell([kustomization_event("web", &sha(2))]).await;
+    scene.end(0, 1).await;
+}
+
+#[tokio::test]
+async fn the_last_of_two_that_name_one_object_is_no_surprise() {
+    let forge = forge().await;
+    let scene = Scene::with(forge, [], &[]).await;
+    let hook = |mark: &str| provider("generic", "hook", &format!("{}/hook?{mark}", scene.forge.url()));
+    scene.folder.write_text("b.yaml", &hook("b").to_string());
+    scene.folder.write_text("a.yaml", &hook("a").to_string());
+    scene.folder.write(&alert("all", "hook"));
+    alert_known(&scene, "all", true).await;
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    assert_eq!(scene.forge.requests()[0].uri, "/hook?b", "files are read in the order of their names");
+    scene.end(0, 1).await;
+}
+
+#[tokio::test]
+async fn a_neighbour_that_is_never_still_delays_no_change() {
+    let scene = Scene::of("github").await;
+    let noise = scene.folder.path().join("busy.log");
+    let busy = tokio::spawn(async move {
+        for number in 0.. {
+            std::fs::write(&noise, format!("{number}")).expect("the folder is writable");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    scene.change("git", |folder| drop(folder.write(&secret("token", "token", "the-new-one")))).await;
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    assert_eq!(scene.forge.requests()[0].header("authorization"), "Bearer the-new-one");
+    busy.abort();
+    scene.end(1, 1).await;
+}
+
+#[tokio::test]
+async fn a_directory_that_is_not_there_keeps_herald_from_starting() {
+    use clap::Parser;
+    let flags = ["herald", "--events-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0"];
+    let cli = herald::cli::Cli::parse_from(flags);
+    let started = herald::app::App::start(&cli, herald::app::Source::Manifests("/nowhere/to/be/found".into())).await;
+    let error = started.err().expect("it does not start");
+    let error = format!("{error:#}");
+    assert!(error.contains("--manifests") && error.contains("directory /nowhere/to/be/found"), "{error}");
+}
+
+#[tokio::test]
+async fn a_hook_needs_no_secret() {
+    let forge = forge().await;
+    let scene = Scene::with(forge, [], &[]).await;
+    scene.folder.write(&hook(&scene.forge));
+    scene.folder.write(&alert("all", "hook"));
+    alert_known(&scene, "all", true).await;
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    assert_eq!(scene.forge.requests()[0].header("authorization"), "");
+    scene.end(0, 1).await;
+}
