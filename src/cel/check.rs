@@ -242,7 +242,7 @@ impl Checker {
         }
         let joined = joined.unwrap_or_else(|| self.bindings.fresh());
         self.aggregate(at, types);
-        (Node::List(nodes), self.bindings.resolve(&Type::list(joined)))
+        (Node::List(nodes), Type::list(joined))
     }
 
     fn map(&mut self, at: usize, entries: &[(Expr, Expr, bool)]) -> (Node, Type) {
@@ -263,7 +263,7 @@ impl Checker {
         let value_type = value_type.unwrap_or_else(|| self.bindings.fresh());
         self.aggregate(at, keys);
         self.aggregate(at, values);
-        (Node::Map(nodes), self.bindings.resolve(&Type::map(key_type, value_type)))
+        (Node::Map(nodes), Type::map(key_type, value_type))
     }
 
     /// Remembers what a list or map holds, to be looked at once all types are known.

@@ -220,6 +220,7 @@ fn negate<'a>(_: &mut Budget, name: &'static str, values: &[Value<'a>]) -> Outco
     match values {
         [Value::Int(int)] => int.checked_neg().map(Value::Int).ok_or_else(overflow),
         [Value::Double(double)] => Ok(Value::Double(-double)),
+        [Value::Duration(nanos)] => nanos.checked_neg().map(Value::Duration).ok_or_else(overflow),
         _ => Err(no_such_overload(name, values)),
     }
 }

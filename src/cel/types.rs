@@ -206,7 +206,7 @@ impl Bindings {
             return true;
         }
         match self.bound[parameter].clone() {
-            Some(known) if *meant == known => true,
+            Some(known) if self.same(meant, &known) => true,
             Some(known) => {
                 if !self.fit(meant, &known) {
                     return false;
@@ -225,6 +225,32 @@ impl Bindings {
         }
     }
 
+    /// Whether two types are equal as they are written.
+    fn same(&mut self, a: &Type, b: &Type) -> bool {
+        if !self.step() {
+            return false;
+        }
+        match (a, b) {
+            (Type::List(a), Type::List(b))
+            | (Type::Optional(a), Type::Optional(b))
+            | (Type::Type(Some(a)), Type::Type(Some(b))) => self.same(a, b),
+            (Type::Map(a, c), Type::Map(b, d)) => self.same(a, b) && self.same(c, d),
+            (a, b) => a == b,
+        }
+    }
+
+    /// What a parameter stands for in the end, if that is known.
+    fn root(&self, parameter: usize) -> Type {
+        let mut root = parameter;
+        loop {
+            match &self.bound[root] {
+                None => return Type::Parameter(root),
+                Some(Type::Parameter(next)) => root = *next,
+                Some(known) => return known.clone(),
+            }
+        }
+    }
+
     /// Whether the parameter does not occur within the type, which would have no end then.
     fn is_free_of(&mut self, parameter: usize, within: &Type) -> bool {
         if !self.step() {
@@ -232,9 +258,9 @@ impl Bindings {
         }
         match within {
             Type::Parameter(other) if *other == parameter => false,
-            Type::Parameter(other) => match self.bound[*other].clone() {
-                Some(known) => self.is_free_of(parameter, &known),
-                None => true,
+            Type::Parameter(other) => match self.root(*other) {
+                Type::Parameter(root) => root != parameter,
+                known => self.is_free_of(parameter, &known),
             },
             Type::List(of) | Type::Optional(of) | Type::Type(Some(of)) => self.is_free_of(parameter, of),
             Type::Map(key, value) => self.is_free_of(parameter, key) && self.is_free_of(parameter, value),
@@ -248,9 +274,9 @@ impl Bindings {
             return Type::Dyn;
         }
         match of {
-            Type::Parameter(parameter) => match self.bound[*parameter].clone() {
-                Some(known) => self.resolve(&known),
-                None => of.clone(),
+            Type::Parameter(parameter) => match self.root(*parameter) {
+                unknown @ Type::Parameter(_) => unknown,
+                known => self.resolve(&known),
             },
             Type::List(of) => Type::list(self.resolve(of)),
             Type::Optional(of) => Type::optional(self.resolve(of)),

@@ -55,7 +55,9 @@ impl Stores {
         let object = ObjectRef { kind: ObjectKind::Alert, key: alert.meta.key.clone() };
         let standing = self.index.get(&object.key);
         let unchanged = standing.is_some_and(|old| {
-            old.uid == alert.meta.uid && old.generation == alert.meta.generation && old.generation > 0
+            old.uid == alert.meta.uid
+                && old.generation == alert.meta.generation
+                && old.generation > 0
                 && old.annotations == alert.meta.annotations
         });
         if !unchanged {

@@ -4,6 +4,7 @@
 //! the outbox: one request at a time for a Slot, so many for a Provider. A job ends delivered,
 //! unchanged, superseded or given up, and each end is counted and logged once.
 
+mod halts;
 mod listings;
 mod places;
 pub mod resolve;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::sync::Notify;
 
+use self::halts::Halts;
 use self::listings::Listings;
 use self::places::Places;
 use self::resolve::Resolver;
@@ -30,7 +32,7 @@ use crate::vendors::{Service, Statuses};
 use crate::view::View;
 
 /// Requests under way at once, over all Providers: what a small pod's memory and sockets bear.
-const MAX_UNDER_WAY: usize = 256;
+const MAX_UNDER_WAY: usize = 512;
 
 /// A status is worth telling this long after its event.
 const STATUS_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -52,6 +54,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     listings: Listings,
+    halts: Halts,
     places: Places,
     wake: Notify,
     under_way: AtomicUsize,
@@ -87,6 +90,7 @@ impl Delivery {
             clock,
             metrics,
             listings: Listings::new(),
+            halts: Halts::default(),
             places: Places::default(),
             wake: Notify::new(),
             under_way: AtomicUsize::new(0),
@@ -191,20 +195,31 @@ impl Inner {
             Ok(service) => service,
             Err(error) => return self.again(job, verdict::parked(job.attempts), error.message),
         };
+        if let Some((left, error)) = self.halts.of(provider, view.version, self.clock.now()) {
+            return self.again(job, left, error.to_string());
+        }
         let sent = match (&*service, &job.new.notice) {
-            (Service::Statuses(vendor), Notice::CommitStatus(status)) => self.set(job, &**vendor, status).await,
+            (Service::Statuses(vendor), Notice::CommitStatus(status)) => {
+                self.set(job, view.version, &**vendor, status).await
+            }
             (Service::Events(vendor), Notice::Event(event)) => vendor.send(event).await.map(|()| Try::Delivered),
             _ => {
                 let why = "the Provider's type was changed to one that does not take this".to_owned();
                 return Try::GivenUp(Outcome::Refused, why);
             }
         };
-        sent.unwrap_or_else(|error| self.judge(job, &error))
+        sent.unwrap_or_else(|error| self.judge(job, view.version, error))
     }
 
     /// Makes a place say `status` (rule R6): nothing when it does already, a look first when we do
     /// not know what it says.
-    async fn set(&self, job: &Job, vendor: &dyn Statuses, status: &CommitStatus) -> Result<Try, SendError> {
+    async fn set(
+        &self,
+        job: &Job,
+        version: u64,
+        vendor: &dyn Statuses,
+        status: &CommitStatus,
+    ) -> Result<Try, SendError> {
         let name = self.name_at_vendor(job);
         let place = format!("{}{}/{name}", vendor.repository(), status.commit);
         let _held = self.places.hold(&place).await;
@@ -215,7 +230,13 @@ impl Inner {
             Some(known) => known,
             None => {
                 let commit = format!("{}{}", vendor.repository(), status.commit);
-                let read = vendor.read(&status.commit, &status.name);
+                // Whoever waited here for a read that was refused does not ask again.
+                let read = async {
+                    match self.halts.of(job.new.subject.provider(), version, self.clock.now()) {
+                        Some((_, error)) => Err(error),
+                        None => vendor.read(&status.commit, &status.name).await,
+                    }
+                };
                 self.listings.get(&commit, self.clock.now(), read).await?.said(name)
             }
         };
@@ -240,17 +261,21 @@ impl Inner {
         }
     }
 
-    fn judge(&self, job: &Job, error: &SendError) -> Try {
+    fn judge(&self, job: &Job, version: u64, error: SendError) -> Try {
         let mut why = error.to_string();
         if !error.body().is_empty() {
             why = format!("{why}: {}", error.body());
         }
-        match verdict(error) {
-            Verdict::Later => self.again(job, verdict::backoff(job.attempts), why),
-            Verdict::Wait(pause) => self.again(job, pause.max(verdict::backoff(job.attempts)), why),
-            Verdict::Park => self.again(job, verdict::parked(job.attempts), why),
-            Verdict::Drop => Try::GivenUp(Outcome::Failed, why),
+        let pause = match verdict(&error) {
+            Verdict::Later => verdict::backoff(job.attempts),
+            Verdict::Wait(pause) => pause.max(verdict::backoff(job.attempts)),
+            Verdict::Park => verdict::parked(job.attempts),
+            Verdict::Drop => return Try::GivenUp(Outcome::Failed, why),
+        };
+        if verdict::concerns_the_provider(&error) {
+            self.halts.begin(job.new.subject.provider(), version, self.clock.now() + pause, error);
         }
+        self.again(job, pause, why)
     }
 
     fn again(&self, job: &Job, pause: Duration, why: String) -> Try {

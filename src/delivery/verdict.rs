@@ -38,6 +38,19 @@ pub fn verdict(error: &SendError) -> Verdict {
     }
 }
 
+/// Whether what went wrong would go wrong for everything else that is told through the Provider:
+/// its credential was refused, its vendor asked to be left alone, or something else answers there. A
+/// 404 is not: it may be about the commit.
+pub fn concerns_the_provider(error: &SendError) -> bool {
+    match error {
+        SendError::Tls(_) | SendError::NotTheVendor { .. } | SendError::Redirect => true,
+        SendError::Status { status, retry_after, .. } => {
+            matches!(status.as_u16(), 401 | 403 | 407) || retry_after.is_some()
+        }
+        _ => false,
+    }
+}
+
 /// A pause before try number `attempts` + 1: between nothing and a span that doubles from 1 s to
 /// 20 s (rule R9), so that jobs that failed together do not come back together.
 pub fn backoff(attempts: u32) -> Duration {

@@ -85,14 +85,15 @@ impl Target {
     fn masked(&self, text: &str) -> String {
         /// Shorter ones would blot out ordinary words, and are no secrets.
         const SHORTEST: usize = 4;
+        /// A part of an address this long is a key, not a name.
+        const KEY: usize = 16;
         let headers = self.headers.values().filter_map(|value| value.to_str().ok());
-        [&self.token, &self.password]
-            .into_iter()
-            .flatten()
-            .chain([&self.address])
-            .map(Secret::expose)
+        let secrets = [&self.token, &self.password].into_iter().flatten().chain([&self.address]).map(Secret::expose);
+        let parts = self.address.expose().split(['/', '?', '&', '=', '#', '@', ':']).filter(|part| part.len() >= KEY);
+        secrets
             .chain(headers)
             .filter(|secret| secret.len() >= SHORTEST)
+            .chain(parts)
             .fold(text.trim().to_owned(), |text, secret| text.replace(secret, "*****"))
     }
 }

@@ -30,7 +30,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { jobs: 100_000, per_provider: 32, memory: 65_536, repeat_interval: Duration::from_secs(300) }
+        Self { jobs: 100_000, per_provider: 16, memory: 65_536, repeat_interval: Duration::from_secs(300) }
     }
 }
 
