@@ -78,7 +78,7 @@ impl App {
         let metrics = Arc::new(Metrics::default());
         let stores = Arc::new(Stores::default());
         let view: Arc<dyn View> = stores.clone();
-        let resolver = Arc::new(Resolver::new(clock.clone()));
+        let resolver = Arc::new(Resolver::new(clock.clone(), cli.bitbucket_api_base_url.clone()));
         let limits =
             Limits { jobs: cli.outbox_max_jobs, repeat_interval: cli.rate_limit_interval, ..Limits::default() };
         let memory = Arc::new(MemoryOutbox::new(limits));

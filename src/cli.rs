@@ -52,6 +52,10 @@ pub struct Cli {
     #[arg(long, env = "RUNTIME_NAMESPACE", hide = true)]
     pub runtime_namespace: Option<String>,
 
+    /// Where Bitbucket Cloud's API is.
+    #[arg(long, env = "BITBUCKET_API_BASE_URL", hide = true)]
+    pub bitbucket_api_base_url: Option<url::Url>,
+
     /// Let an Alert tell only of objects in its own namespace.
     #[arg(long, value_name = "BOOL", default_value_t = false, default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = ArgAction::Set)]

@@ -112,8 +112,7 @@ impl Pipeline {
         let uid = provider.meta.uid.clone();
         let (subject, repeat) = match &notice {
             Notice::CommitStatus(status) => {
-                let name =
-                    if row.wording.ignores_case { status.name.to_lowercase().into() } else { status.name.clone() };
+                let name = row.wording.identity(&status.name, status.summary.as_deref()).into();
                 let slot = Slot { provider: uid, repository: "".into(), commit: status.commit.clone(), name };
                 (Subject::Slot(slot), None)
             }

@@ -48,6 +48,8 @@ pub fn compose(
                 commit: commit.into(),
                 state,
                 name: status_id::default_id(&event.involved_object, &provider.meta.uid),
+                label: status_id::label(&event.involved_object),
+                summary: metadata::lookup(event, alert, "summary").map(str::to_owned),
                 description: match wording.description {
                     Some(limit) => text::cut(&description, limit),
                     None => description,

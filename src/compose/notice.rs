@@ -23,8 +23,12 @@ pub struct CommitStatus {
     pub state: State,
     /// The status' name: context at GitHub and Gitea.
     pub name: Arc<str>,
-    /// A few words; the vendor's file cuts them to the vendor's limit.
+    /// A few words, no longer than the vendor takes.
     pub description: String,
+    /// Lower-case `kind/name` of the object, for the vendors that show a label besides the name.
+    pub label: String,
+    /// Metadata `summary`, for the vendor that makes it part of the status' identity.
+    pub summary: Option<String>,
 }
 
 /// The three states Herald ever says.

@@ -12,11 +12,23 @@ pub struct Wording {
     pub ignores_case: bool,
     /// The most characters of a description the vendor takes.
     pub description: Option<usize>,
+    /// Statuses of one name and different summaries are different statuses to the vendor.
+    pub summary_is_identity: bool,
 }
 
 impl Wording {
     /// Nothing special.
-    pub const PLAIN: Wording = Wording { pending: false, ignores_case: false, description: None };
+    pub const PLAIN: Wording =
+        Wording { pending: false, ignores_case: false, description: None, summary_is_identity: false };
+
+    /// A status' name as the vendor tells statuses apart.
+    pub fn identity(&self, name: &str, summary: Option<&str>) -> String {
+        let name = if self.ignores_case { name.to_lowercase() } else { name.to_owned() };
+        match summary.filter(|_| self.summary_is_identity) {
+            Some(summary) => format!("{summary}\n{name}"),
+            None => name,
+        }
+    }
 }
 
 /// Info reasons that mean "not decided": they are said nowhere, because a success would be a lie.

@@ -9,7 +9,12 @@ use crate::api::InvolvedObject;
 /// part of it.
 pub fn default_id(object: &InvolvedObject, provider_uid: &str) -> Arc<str> {
     let short = provider_uid.split('-').next().unwrap_or_default();
-    format!("{}/{}/{short}", object.kind, object.name).to_lowercase().into()
+    format!("{}/{}", label(object), short.to_lowercase()).into()
+}
+
+/// Lower-case `kind/name`.
+pub fn label(object: &InvolvedObject) -> String {
+    format!("{}/{}", object.kind, object.name).to_lowercase()
 }
 
 #[cfg(test)]

@@ -226,7 +226,7 @@ impl Inner {
 
         let wanted = Said::Status { state: Some(status.state), description: status.description.as_str().into() };
         let says = match self.outbox.said(&place) {
-            Some(Said::Uncertain) => vendor.read(&status.commit, &status.name).await?.said(name),
+            Some(Said::Uncertain) => vendor.read(status).await?.said(name),
             Some(known) => known,
             None => {
                 let commit = format!("{}{}", vendor.repository(), status.commit);
@@ -234,10 +234,11 @@ impl Inner {
                 let read = async {
                     match self.halts.of(job.new.subject.provider(), version, self.clock.now()) {
                         Some((_, error)) => Err(error),
-                        None => vendor.read(&status.commit, &status.name).await,
+                        None => vendor.read(status).await,
                     }
                 };
-                self.listings.get(&commit, self.clock.now(), read).await?.said(name)
+                let asked = if vendor.reads_whole_commits() { &commit } else { &place };
+                self.listings.get(asked, self.clock.now(), read).await?.said(name)
             }
         };
         if says == wanted {

@@ -9,17 +9,22 @@ use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
+use url::Url;
 
 use crate::api::Key;
 use crate::api::provider::{LocalObjectReference, PROVIDER_TYPES};
 use crate::clock::Clock;
 use crate::outbound::{ClientError, Clients, Target, TlsConfig};
 use crate::secret::Secret;
+use crate::vendors::forge::Repository;
 use crate::vendors::{self, BuildError, Service};
 use crate::view::{ProviderView, SecretData, SecretView};
 
 /// Annotation on a Provider: `append` makes a given CA count besides the system's roots.
 const SYSTEM_ROOTS_ANNOTATION: &str = "herald.sh/system-roots";
+
+/// Annotation on a Provider: where the API is, for a server under a sub-path or with an API host.
+const API_URL_ANNOTATION: &str = "herald.sh/api-url";
 
 /// Bytes an address may have, in the spec and in a Secret.
 const MAX_ADDRESS: usize = 2048;
@@ -45,6 +50,7 @@ pub struct ResolveError {
 pub struct Resolver {
     clients: Clients,
     clock: Arc<dyn Clock>,
+    bitbucket_api: Option<Url>,
     resolved: Mutex<HashMap<Key, (u64, Resolved)>>,
 }
 
@@ -52,9 +58,11 @@ pub struct Resolver {
 pub type Resolved = Result<Arc<Service>, ResolveError>;
 
 impl Resolver {
-    /// Nothing resolved yet.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clients: Clients::default(), clock, resolved: Mutex::default() }
+    /// Nothing resolved yet. `bitbucket_api` is where Bitbucket Cloud's API is, when not at its own
+    /// host.
+    pub fn new(clock: Arc<dyn Clock>, bitbucket_api: Option<Url>) -> Self {
+        let bitbucket_api = bitbucket_api.map(with_slash);
+        Self { clients: Clients::default(), clock, bitbucket_api, resolved: Mutex::default() }
     }
 
     /// The service of a Provider as it is now.
@@ -118,10 +126,13 @@ impl Resolver {
             };
             wrong(reason, format!("{what} {error}"))
         })?;
+        let api_url = self.api_url(view, &address)?;
         let value = |key| secret.as_ref().and_then(|secret| secret.data.trimmed(key));
         let target = Target {
             address,
+            api_url,
             token: value("token"),
+            username: value("username").or_else(|| spec.username.as_deref().map(Secret::new)),
             password: value("password"),
             headers: headers(&secret)?,
             timeout: spec.timeout.as_deref().map_or(Ok(DEFAULT_TIMEOUT), timeout)?,
@@ -139,6 +150,25 @@ impl Resolver {
             // A Secret can be mended without touching the spec; an address in the spec cannot.
             ResolveError { reason, message, terminal: about_address && address_in_spec }
         })
+    }
+
+    /// Where the API is, when the address alone does not tell: annotation `herald.sh/api-url`, else
+    /// for Bitbucket Cloud what `BITBUCKET_API_BASE_URL` says.
+    fn api_url(&self, view: &ProviderView, address: &Secret) -> Result<Option<Url>, ResolveError> {
+        let Some(text) = view.provider.meta.annotations.get(API_URL_ANNOTATION) else {
+            return Ok(self.bitbucket_api.clone().filter(|_| view.provider.spec.kind == "bitbucket"));
+        };
+        let terminal = |message: String| ResolveError { reason: "InvalidAddress", message, terminal: true };
+        let url =
+            Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host()).ok_or_else(
+                || terminal(format!("annotation {API_URL_ANNOTATION} is not the http or https address of an API")),
+            )?;
+        // A token goes only to the host it was given for.
+        let host = Repository::parse(address.expose()).map(|repository| repository.host().to_owned());
+        if host.is_ok_and(|host| Some(host.as_str()) != url.host_str()) {
+            return Err(terminal(format!("annotation {API_URL_ANNOTATION} names another host than spec.address")));
+        }
+        Ok(Some(with_slash(url)))
     }
 
     fn tls(
@@ -175,6 +205,14 @@ impl Resolver {
         }
         Ok(TlsConfig { ca, append_system_roots: append, identity })
     }
+}
+
+/// Paths are joined to it, so it ends in a slash.
+fn with_slash(mut url: Url) -> Url {
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    url
 }
 
 /// A Secret that is there, and what it is called in messages.
@@ -235,7 +273,7 @@ fn proxy(
         .data
         .trimmed("address")
         .ok_or_else(|| wrong("InvalidProxy", format!("{} has no key address; put the proxy's there", proxies.name)))?;
-    let mut url = url::Url::parse(address.expose())
+    let mut url = Url::parse(address.expose())
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https" | "socks5") && address.expose().len() <= MAX_ADDRESS)
         .ok_or_else(|| wrong("InvalidProxy", format!("{what} is not the http, https or socks5 address of a proxy")))?;

@@ -56,6 +56,9 @@ impl Request {
     }
 }
 
+/// How Azure DevOps refuses a token.
+const SIGN_IN_PAGE: SendError = SendError::NotTheVendor { what: "answered 203, which is a sign-in page" };
+
 /// A 2xx answer.
 #[derive(Clone, Debug)]
 pub struct Sent {
@@ -68,11 +71,19 @@ pub struct Sent {
 }
 
 impl Sent {
+    /// Nothing but that it is the vendor's answer: for those that answer without a body.
+    pub fn not_a_page(&self) -> Result<(), SendError> {
+        match self.status {
+            StatusCode::NON_AUTHORITATIVE_INFORMATION => Err(SIGN_IN_PAGE),
+            _ => Ok(()),
+        }
+    }
+
     /// The body as JSON. An answer that is not JSON is not the vendor's: a proxy's or a sign-in
     /// page (rule R6).
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, SendError> {
         if self.status == StatusCode::NON_AUTHORITATIVE_INFORMATION {
-            return Err(SendError::NotTheVendor { what: "answered 203, which is a sign-in page" });
+            return Err(SIGN_IN_PAGE);
         }
         serde_json::from_slice(&self.body).map_err(|_| SendError::NotTheVendor {
             what: if self.body.trim_ascii_start().starts_with(b"<") {

@@ -17,8 +17,12 @@ use crate::secret::Secret;
 pub struct Target {
     /// The address as written, by spec or Secret; trimmed. It can be a credential.
     pub address: Secret,
+    /// Where the API is, when that is not derived from the address.
+    pub api_url: Option<Url>,
     /// From key `token`.
     pub token: Option<Secret>,
+    /// From key `username`, else `spec.username`.
+    pub username: Option<Secret>,
     /// From key `password`.
     pub password: Option<Secret>,
     /// From key `headers`: sent with every request, over our own.

@@ -6,7 +6,7 @@ use crate::api::conditions::Desired;
 use crate::delivery::resolve::Resolved;
 
 /// Annotations Herald knows on a Provider.
-const KNOWN_ANNOTATIONS: [&str; 2] = ["herald.sh/pending", "herald.sh/system-roots"];
+const KNOWN_ANNOTATIONS: [&str; 3] = ["herald.sh/api-url", "herald.sh/pending", "herald.sh/system-roots"];
 
 /// Ready and Healthy.
 pub fn conditions(provider: &Provider, resolved: &Resolved) -> Vec<Desired> {

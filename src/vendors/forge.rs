@@ -1,15 +1,16 @@
 //! Shared by the Git hosts: repository addresses, and reading pages of statuses.
 
-use std::collections::HashMap;
-
-use http::HeaderMap;
+use base64::Engine;
+use http::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use url::{Host, Url};
 
-use super::{BuildError, Listing, said};
-use crate::compose::State;
-use crate::outbound::{Request, SendError, Target};
+use super::{BuildError, Listing};
+use crate::compose::{State, Wording};
+use crate::outbound::{Request, SendError, Target, sensitive};
+use crate::outbox::Said;
+use crate::secret::Secret;
 
 /// Pages of statuses read at most (rule R6): 2,000 at GitHub, 1,000 at Gitea.
 pub const MAX_PAGES: usize = 20;
@@ -74,6 +75,22 @@ impl Repository {
         }
     }
 
+    /// Where the API is, and the repository as it is called there: under `suffix` of the web server,
+    /// or where the Provider's annotation says. A server under a sub-path has that sub-path in both
+    /// addresses, and it is no part of the repository's name.
+    pub fn api(mut self, target: &Target, suffix: &str) -> (Url, Self) {
+        let Some(api) = target.api_url.clone() else {
+            return (self.origin.join(suffix).expect("a constant path always joins"), self);
+        };
+        let sub_path = api.path().trim_end_matches('/');
+        let sub_path = sub_path.strip_suffix(suffix.trim_end_matches('/')).unwrap_or_default().trim_matches('/');
+        let inner = self.path.strip_prefix(sub_path).and_then(|rest| rest.strip_prefix('/'));
+        if let Some(inner) = inner.filter(|_| !sub_path.is_empty()) {
+            self.path = inner.to_owned();
+        }
+        (api, self)
+    }
+
     /// The host without port, lower-cased.
     pub fn host(&self) -> &str {
         self.origin.host_str().unwrap_or_default()
@@ -118,6 +135,73 @@ fn web_host(host: &str) -> String {
     }
 }
 
+/// A vendor's words for the three states.
+pub struct Words {
+    /// For [`State::Pending`].
+    pub pending: &'static str,
+    /// For [`State::Success`].
+    pub success: &'static str,
+    /// For [`State::Failure`].
+    pub failure: &'static str,
+}
+
+impl Words {
+    /// GitHub's and Gitea's.
+    pub const GITHUB: Words = Words { pending: "pending", success: "success", failure: "failure" };
+
+    /// The word for a state.
+    pub fn of(&self, state: State) -> &'static str {
+        match state {
+            State::Pending => self.pending,
+            State::Success => self.success,
+            State::Failure => self.failure,
+        }
+    }
+
+    /// A status as the vendor has it, made comparable: an absent description is an empty one, a
+    /// word Herald never says is no state.
+    pub fn said(&self, word: Option<&str>, description: Option<String>) -> Said {
+        let states = [State::Pending, State::Success, State::Failure];
+        let state = states.into_iter().find(|state| Some(self.of(*state)) == word);
+        Said::Status { state, description: description.unwrap_or_default().into() }
+    }
+}
+
+/// The token of the Secret: key `token`, else `password`.
+pub fn token(target: &Target) -> Result<&Secret, BuildError> {
+    target.token.as_ref().or(target.password.as_ref()).ok_or_else(|| {
+        BuildError::credentials(
+            "the Secret of spec.secretRef has no key token; put a token there that may write commit statuses",
+        )
+    })
+}
+
+/// A token that no HTTP header can carry.
+pub fn unusable_token() -> BuildError {
+    BuildError::credentials("the token in the Secret of spec.secretRef holds characters no token has")
+}
+
+/// Basic authentication; `None` when the header cannot carry it.
+pub fn basic(user: &str, password: &Secret) -> Option<HeaderValue> {
+    let pair = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{}", password.expose()));
+    sensitive(&format!("Basic {pair}"))
+}
+
+/// A status' name as Bitbucket's key, which has 40 characters at most: SHA-1 in hex, as the peer
+/// writes it. It protects nothing.
+pub fn key(name: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, name.as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A path as one segment of another: slashes and everything else that means something encoded.
+pub fn one_segment(path: &str) -> String {
+    percent_encoding::utf8_percent_encode(path, SEGMENT).to_string()
+}
+
+/// All but letters, digits, `-`, `_` and `~`; dots too, as the peer encodes them.
+const SEGMENT: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+
 /// A status as GitHub (`state`) and Gitea (`status`) list it.
 #[derive(Deserialize)]
 struct Row {
@@ -128,50 +212,28 @@ struct Row {
     context: Option<String>,
 }
 
-/// Reads all statuses of a commit, page by page: the highest id of each context is the newest,
-/// and where there are no ids the first in the list is.
+/// Reads all statuses of a commit, page by page.
 ///
 /// `page` makes the request for a page, counted from 1. The next page is asked for at our own
 /// address, whatever host the vendor's `Link` names: behind a proxy that is another one.
 pub async fn read_pages(
     target: &Target,
-    ignores_case: bool,
+    wording: Wording,
     page: impl Fn(usize) -> Request,
 ) -> Result<Listing, SendError> {
-    let mut newest: HashMap<String, (Option<i64>, super::Said)> = HashMap::new();
+    let mut rows = Vec::new();
     for number in 1..=MAX_PAGES {
         let answer = target.send(page(number)).await?;
-        let rows: Option<Vec<Row>> = answer.json()?;
-        for row in rows.unwrap_or_default() {
-            let Some(context) = row.context else { continue };
-            let context = if ignores_case { context.to_lowercase() } else { context };
-            let state = row.state.as_deref().and_then(state_of);
-            let entry = (row.id, said(state, row.description));
-            match newest.get(&context) {
-                Some((id, _)) if *id >= row.id => {}
-                _ => {
-                    newest.insert(context, entry);
-                }
-            }
-        }
+        let listed: Option<Vec<Row>> = answer.json()?;
+        rows.extend(listed.unwrap_or_default());
         if !has_next(&answer.headers) {
             break;
         }
     }
-    Ok(Listing { whole: true, statuses: newest.into_iter().map(|(name, (_, said))| (name, said)).collect() })
-}
-
-/// The word GitHub and Gitea have for a state.
-pub fn word_of(state: State) -> &'static str {
-    match state {
-        State::Pending => "pending",
-        State::Success => "success",
-        State::Failure => "failure",
-    }
-}
-
-fn state_of(word: &str) -> Option<State> {
-    [State::Pending, State::Success, State::Failure].into_iter().find(|state| word_of(*state) == word)
+    Ok(Listing::newest(rows.into_iter().filter_map(|row| {
+        let said = Words::GITHUB.said(row.state.as_deref(), row.description);
+        Some((row.id, wording.identity(&row.context?, None), said))
+    })))
 }
 
 /// Whether a `Link` header (RFC 8288) names a next page.

@@ -10,12 +10,12 @@ use http::HeaderValue;
 use serde::Serialize;
 use url::Url;
 
-use super::forge::{self, Repository};
+use super::forge::{self, Repository, Words};
 use super::{BuildError, Listing, Service, Statuses};
 use crate::compose::{CommitStatus, Wording};
 use crate::outbound::{Request, SendError, Target, sensitive};
 
-pub(super) const WORDING: Wording = Wording { pending: true, ignores_case: false, description: None };
+pub(super) const WORDING: Wording = Wording { pending: true, ..Wording::PLAIN };
 
 /// Statuses asked for per page: the most Gitea gives.
 const PER_PAGE: usize = 50;
@@ -27,17 +27,11 @@ struct Gitea {
 }
 
 pub(super) fn build(target: Target) -> Result<Service, BuildError> {
-    let repository = Repository::parse(target.address.expose())?;
+    let (base, repository) = Repository::parse(target.address.expose())?.api(&target, "api/v1/");
     let (owner, name) = repository.owner_and_name()?;
-    let repository = forge::under(&repository.origin, &["api", "v1", "repos", owner, name]);
-    let token = target.token.as_ref().or(target.password.as_ref()).ok_or_else(|| {
-        BuildError::credentials(
-            "the Secret of spec.secretRef has no key token; put a token there with the scope write:repository",
-        )
-    })?;
-    let authorization = sensitive(&format!("token {}", token.expose())).ok_or_else(|| {
-        BuildError::credentials("key token of the Secret of spec.secretRef holds characters no token has")
-    })?;
+    let repository = forge::under(&base, &["repos", owner, name]);
+    let token = forge::token(&target)?;
+    let authorization = sensitive(&format!("token {}", token.expose())).ok_or_else(forge::unusable_token)?;
     Ok(Service::Statuses(Box::new(Gitea { target, repository, authorization })))
 }
 
@@ -61,9 +55,13 @@ impl Statuses for Gitea {
         self.repository.as_str()
     }
 
-    fn read<'a>(&'a self, commit: &'a str, _name: &'a str) -> BoxFuture<'a, Result<Listing, SendError>> {
-        forge::read_pages(&self.target, WORDING.ignores_case, move |page| {
-            Request::get(self.url(&format!("commits/{commit}/statuses?limit={PER_PAGE}&page={page}")))
+    fn reads_whole_commits(&self) -> bool {
+        true
+    }
+
+    fn read<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<Listing, SendError>> {
+        forge::read_pages(&self.target, WORDING, move |page| {
+            Request::get(self.url(&format!("commits/{}/statuses?limit={PER_PAGE}&page={page}", status.commit)))
                 .authorization(&self.authorization)
         })
         .boxed()
@@ -71,7 +69,7 @@ impl Statuses for Gitea {
 
     fn write<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<(), SendError>> {
         let body = Body {
-            state: forge::word_of(status.state),
+            state: Words::GITHUB.of(status.state),
             target_url: "",
             description: &status.description,
             context: &status.name,

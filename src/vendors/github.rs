@@ -10,12 +10,12 @@ use http::header::{ACCEPT, HeaderName};
 use serde::Serialize;
 use url::Url;
 
-use super::forge::{self, Repository};
+use super::forge::{self, Repository, Words};
 use super::{BuildError, Listing, Service, Statuses};
 use crate::compose::{CommitStatus, Wording};
 use crate::outbound::{Request, SendError, Target, sensitive};
 
-pub(super) const WORDING: Wording = Wording { pending: false, ignores_case: true, description: Some(140) };
+pub(super) const WORDING: Wording = Wording { ignores_case: true, description: Some(140), ..Wording::PLAIN };
 
 /// Statuses asked for per page: the most GitHub gives.
 const PER_PAGE: usize = 100;
@@ -27,19 +27,16 @@ struct GitHub {
 }
 
 pub(super) fn build(target: Target) -> Result<Service, BuildError> {
-    let repository = Repository::parse(target.address.expose())?;
+    let (base, repository) = Repository::parse(target.address.expose())?.api(&target, "api/v3/");
     let (owner, name) = repository.owner_and_name()?;
-    let base =
-        api_base(&repository).ok_or_else(|| BuildError::address("spec.address names no host that GitHub can have"))?;
+    let base = match target.api_url {
+        Some(_) => base,
+        None => api_base(&repository)
+            .ok_or_else(|| BuildError::address("spec.address names no host that GitHub can have"))?,
+    };
     let repository = forge::under(&base, &["repos", owner, name]);
-    let token = target.token.as_ref().or(target.password.as_ref()).ok_or_else(|| {
-        BuildError::credentials(
-            "the Secret of spec.secretRef has no key token; put a token there that may write commit statuses",
-        )
-    })?;
-    let authorization = sensitive(&format!("Bearer {}", token.expose())).ok_or_else(|| {
-        BuildError::credentials("key token of the Secret of spec.secretRef holds characters no token has")
-    })?;
+    let token = forge::token(&target)?;
+    let authorization = sensitive(&format!("Bearer {}", token.expose())).ok_or_else(forge::unusable_token)?;
     Ok(Service::Statuses(Box::new(GitHub { target, repository, authorization })))
 }
 
@@ -84,17 +81,23 @@ impl Statuses for GitHub {
         self.repository.as_str()
     }
 
-    fn read<'a>(&'a self, commit: &'a str, _name: &'a str) -> BoxFuture<'a, Result<Listing, SendError>> {
-        forge::read_pages(&self.target, WORDING.ignores_case, move |page| {
+    fn reads_whole_commits(&self) -> bool {
+        true
+    }
+
+    fn read<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<Listing, SendError>> {
+        forge::read_pages(&self.target, WORDING, move |page| {
             let page = if page == 1 { String::new() } else { format!("&page={page}") };
-            self.dressed(Request::get(self.url(&format!("commits/{commit}/statuses?per_page={PER_PAGE}{page}"))))
+            self.dressed(Request::get(
+                self.url(&format!("commits/{}/statuses?per_page={PER_PAGE}{page}", status.commit)),
+            ))
         })
         .boxed()
     }
 
     fn write<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<(), SendError>> {
         let body =
-            Body { state: forge::word_of(status.state), description: &status.description, context: &status.name };
+            Body { state: Words::GITHUB.of(status.state), description: &status.description, context: &status.name };
         let body = serde_json::to_vec(&body).expect("text always encodes");
         let request = self.dressed(Request::post_json(self.url(&format!("statuses/{}", status.commit)), body));
         async move { self.target.send(request).await?.json::<serde_json::Value>().map(drop) }.boxed()

@@ -4,13 +4,16 @@
 //! written. It has no client, no retry, no sleep and no log; `delivery` calls it, `outbound`
 //! carries its requests.
 
+mod azuredevops;
+mod bitbucket;
+mod bitbucketserver;
 pub mod forge;
 mod generic;
 mod gitea;
 mod github;
+mod gitlab;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
@@ -34,11 +37,19 @@ pub struct Row {
 }
 
 /// The Provider types that are built, by name.
-pub static TABLE: [Row; 3] = [
+pub static TABLE: [Row; 7] = [
+    status("azuredevops", azuredevops::WORDING, azuredevops::build),
+    status("bitbucket", bitbucket::WORDING, bitbucket::build),
+    status("bitbucketserver", bitbucketserver::WORDING, bitbucketserver::build),
     Row { name: "generic", carries: Carries::Event, wording: Wording::PLAIN, build: generic::build },
-    Row { name: "gitea", carries: Carries::CommitStatus, wording: gitea::WORDING, build: gitea::build },
-    Row { name: "github", carries: Carries::CommitStatus, wording: github::WORDING, build: github::build },
+    status("gitea", gitea::WORDING, gitea::build),
+    status("github", github::WORDING, github::build),
+    status("gitlab", gitlab::WORDING, gitlab::build),
 ];
+
+const fn status(name: &'static str, wording: Wording, build: fn(Target) -> Result<Service, BuildError>) -> Row {
+    Row { name, carries: Carries::CommitStatus, wording, build }
+}
 
 /// The row of a Provider type; `None` when it is not built.
 pub fn row(name: &str) -> Option<&'static Row> {
@@ -57,8 +68,10 @@ pub enum Service {
 pub trait Statuses: Send + Sync {
     /// API base and repository: what a status' place begins with.
     fn repository(&self) -> &str;
-    /// Reads what the vendor has on a commit; some vendors answer only for `name`.
-    fn read<'a>(&'a self, commit: &'a str, name: &'a str) -> BoxFuture<'a, Result<Listing, SendError>>;
+    /// Whether [`Statuses::read`] tells of every status of the commit, or only of the one asked.
+    fn reads_whole_commits(&self) -> bool;
+    /// Reads what the vendor has on the commit of `status`.
+    fn read<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<Listing, SendError>>;
     /// Sets a status.
     fn write<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<(), SendError>>;
 }
@@ -72,14 +85,31 @@ pub trait Events: Send + Sync {
 /// What a vendor has on a commit: the newest status of each name.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// Every name of the commit is here, so one that is not has no status. Otherwise this is the
-    /// answer for the one name that was asked about.
-    pub whole: bool,
-    /// By name, in lower case for a vendor that ignores case.
+    /// By what [`Wording::identity`] makes of the name.
     pub statuses: HashMap<String, Said>,
 }
 
 impl Listing {
+    /// The answer of a vendor that tells of one status at a time.
+    pub fn of_one(identity: &str, said: Option<Said>) -> Self {
+        Self { statuses: said.map(|said| (identity.to_owned(), said)).into_iter().collect() }
+    }
+
+    /// Of rows with id, identity and content in the vendor's order: the highest id of each identity
+    /// is the newest, and where there are no ids the first is.
+    pub fn newest(rows: impl IntoIterator<Item = (Option<i64>, String, Said)>) -> Self {
+        let mut newest: HashMap<String, (Option<i64>, Said)> = HashMap::new();
+        for (id, identity, said) in rows {
+            match newest.get(&identity) {
+                Some((other, _)) if *other >= id => {}
+                _ => {
+                    newest.insert(identity, (id, said));
+                }
+            }
+        }
+        Self { statuses: newest.into_iter().map(|(name, (_, said))| (name, said)).collect() }
+    }
+
     /// What the vendor has under `name`.
     pub fn said(&self, name: &str) -> Said {
         self.statuses.get(name).cloned().unwrap_or(Said::Nothing)
@@ -105,9 +135,4 @@ impl BuildError {
     pub fn credentials(message: impl Into<String>) -> Self {
         Self { reason: "InvalidCredentials", message: message.into() }
     }
-}
-
-/// A state as the vendor stores it, made comparable: an absent description is an empty one.
-fn said(state: Option<crate::compose::State>, description: Option<String>) -> Said {
-    Said::Status { state, description: Arc::from(description.unwrap_or_default()) }
 }

@@ -1,0 +1,166 @@
+//! Type `azuredevops`: commit statuses at Azure DevOps Services and Server.
+//!
+//! API: "Statuses" of the Git REST API, version 6.0. A status is identified by genre and name; the
+//! genre holds the Alert's summary.
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::HeaderValue;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderName};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::forge::{self, Repository, Words};
+use super::{BuildError, Listing, Service, Statuses};
+use crate::compose::{CommitStatus, Wording};
+use crate::outbound::{Request, SendError, Target};
+
+pub(super) const WORDING: Wording = Wording { summary_is_identity: true, ..Wording::PLAIN };
+
+const WORDS: Words = Words { pending: "pending", success: "succeeded", failure: "error" };
+
+struct AzureDevOps {
+    target: Target,
+    repository: Url,
+    authorization: HeaderValue,
+}
+
+pub(super) fn build(target: Target) -> Result<Service, BuildError> {
+    let repository = Repository::parse(target.address.expose())?;
+    let (organisation, project, name) = parts(&repository).ok_or_else(|| {
+        BuildError::address(
+            "spec.address does not name organisation, project and repository; write it like \
+             https://dev.azure.com/organisation/project/_git/repository",
+        )
+    })?;
+    let base = target.api_url.clone().unwrap_or(organisation);
+    let repository = forge::under(&base, &[&project, "_apis", "git", "repositories", &name]);
+    let token = target.token.as_ref().ok_or_else(|| {
+        BuildError::credentials(
+            "the Secret of spec.secretRef has no key token; put a personal access token there with the scope Code (status)",
+        )
+    })?;
+    let authorization = forge::basic("", token).ok_or_else(forge::unusable_token)?;
+    Ok(Service::Statuses(Box::new(AzureDevOps { target, repository, authorization })))
+}
+
+/// Address of the organisation, project and repository, out of each way they are written.
+fn parts(repository: &Repository) -> Option<(Url, String, String)> {
+    let path: Vec<&str> = repository.path.split('/').filter(|part| !part.is_empty()).collect();
+    // Azure compares organisations without regard to case, and the peer writes them so.
+    let services = |organisation: &str| {
+        let url = Url::parse("https://dev.azure.com/").expect("a constant");
+        forge::under(&url, &[&organisation.to_lowercase()])
+    };
+    let host = repository.host();
+    if host == "ssh.dev.azure.com" || host == "vs-ssh.visualstudio.com" {
+        // git@ssh.dev.azure.com:v3/organisation/project/repository
+        let [_, organisation, project, name] = path[..] else { return None };
+        return Some((services(organisation), project.into(), name.into()));
+    }
+    let (organisation, project, name) = match path.iter().rposition(|part| *part == "_git") {
+        Some(at) if at + 2 == path.len() && at >= 1 => (&path[..at - 1], path[at - 1], path[at + 1]),
+        Some(_) => return None,
+        None if path.len() == 4 => (&path[..1], path[1], path[3]),
+        None => return None,
+    };
+    if let Some(organisation_name) = host.strip_suffix(".visualstudio.com") {
+        return Some((services(organisation_name), project.into(), name.into()));
+    }
+    if organisation.is_empty() {
+        return None;
+    }
+    let lower: Vec<String> = organisation.iter().map(|part| part.to_lowercase()).collect();
+    let lower: Vec<&str> = lower.iter().map(String::as_str).collect();
+    Some((forge::under(&repository.origin, &lower), project.into(), name.into()))
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    value: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    id: Option<i64>,
+    state: Option<String>,
+    description: Option<String>,
+    context: Option<Context<String>>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct Context<T> {
+    genre: Option<T>,
+    name: Option<T>,
+}
+
+/// The request body; the peer's fields in the peer's order.
+#[derive(Serialize)]
+struct Body<'a> {
+    context: Context<&'a str>,
+    description: &'a str,
+    state: &'static str,
+}
+
+fn genre(summary: Option<&str>) -> String {
+    summary.map_or_else(|| "fluxcd".to_owned(), |summary| format!("fluxcd:{summary}"))
+}
+
+impl AzureDevOps {
+    fn dressed(&self, request: Request) -> Request {
+        request
+            .header(ACCEPT, "application/json;api-version=6.0")
+            // Without it a bad token is answered with a redirect to a page.
+            .header(HeaderName::from_static("x-tfs-fedauthredirect"), "Suppress")
+            .authorization(&self.authorization)
+    }
+
+    fn url(&self, status: &CommitStatus, query: &str) -> Url {
+        let path = format!("commits/{}/statuses{query}", status.commit);
+        self.repository.join(&path).expect("a commit always joins")
+    }
+}
+
+impl Statuses for AzureDevOps {
+    fn repository(&self) -> &str {
+        self.repository.as_str()
+    }
+
+    fn reads_whole_commits(&self) -> bool {
+        true
+    }
+
+    fn read<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<Listing, SendError>> {
+        let request = self.dressed(Request::get(self.url(status, "?latestOnly=true&top=1000")));
+        async move {
+            let answer: Answer = self.target.send(request).await?.json()?;
+            let rows = answer.value.into_iter().filter_map(|row| {
+                let context = row.context?;
+                let genre = context.genre.unwrap_or_default();
+                // Other genres are other people's; of ours, what follows the prefix is the summary.
+                let summary = match genre.strip_prefix("fluxcd")? {
+                    "" => None,
+                    rest => Some(rest.strip_prefix(':')?),
+                };
+                let name = WORDING.identity(&context.name?, summary);
+                Some((row.id, name, WORDS.said(row.state.as_deref(), row.description)))
+            });
+            Ok(Listing::newest(rows))
+        }
+        .boxed()
+    }
+
+    fn write<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<(), SendError>> {
+        let genre = genre(status.summary.as_deref());
+        let body = Body {
+            context: Context { genre: Some(&genre), name: Some(&status.name) },
+            description: &status.description,
+            state: WORDS.of(status.state),
+        };
+        let body = serde_json::to_vec(&body).expect("text always encodes");
+        let request = self
+            .dressed(Request::post_json(self.url(status, ""), body))
+            .header(CONTENT_TYPE, "application/json;charset=utf-8");
+        async move { self.target.send(request).await?.json::<serde_json::Value>().map(drop) }.boxed()
+    }
+}

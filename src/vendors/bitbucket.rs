@@ -1,0 +1,121 @@
+//! Type `bitbucket`: build statuses at Bitbucket Cloud.
+//!
+//! API: "Commit statuses" of Bitbucket Cloud's REST API. A key has 40 characters at most, so it is
+//! the SHA-1 of the status' name; a name has fewer than 255. The address' host plays no part.
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::HeaderValue;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::forge::{self, Repository, Words};
+use super::{BuildError, Listing, Service, Statuses};
+use crate::compose::text::cut;
+use crate::compose::{CommitStatus, Wording};
+use crate::outbound::{Request, SendError, Target, sensitive};
+use crate::secret::Secret;
+
+pub(super) const WORDING: Wording = Wording::PLAIN;
+
+const WORDS: Words = Words { pending: "INPROGRESS", success: "SUCCESSFUL", failure: "FAILED" };
+
+/// Where the API is, unless `BITBUCKET_API_BASE_URL` or an annotation says otherwise.
+const API: &str = "https://api.bitbucket.org/2.0/";
+
+/// Bitbucket wants a link and Herald has none; what the peer sends.
+const LINK: &str = "https://bitbucket.org";
+
+struct Bitbucket {
+    target: Target,
+    repository: Url,
+    authorization: HeaderValue,
+}
+
+pub(super) fn build(target: Target) -> Result<Service, BuildError> {
+    let repository = Repository::parse(target.address.expose())?;
+    let (workspace, name) = repository.owner_and_name()?;
+    let base = target.api_url.clone().unwrap_or_else(|| Url::parse(API).expect("a constant"));
+    let repository = forge::under(&base, &["repositories", workspace, name]);
+    let authorization = authorization(&target)?;
+    Ok(Service::Statuses(Box::new(Bitbucket { target, repository, authorization })))
+}
+
+/// `user:password` in key `token`, or keys `username` and `password`, are Basic; any other token is
+/// an access token.
+fn authorization(target: &Target) -> Result<HeaderValue, BuildError> {
+    let header = match (&target.token, &target.username, &target.password) {
+        (Some(token), ..) => match token.expose().split_once(':') {
+            Some((user, password)) => forge::basic(user, &Secret::new(password)),
+            None => sensitive(&format!("Bearer {}", token.expose())),
+        },
+        (None, Some(user), Some(password)) => forge::basic(user.expose(), password),
+        _ => {
+            return Err(BuildError::credentials(
+                "the Secret of spec.secretRef has neither key token (an access token, or user:password) nor keys \
+                 username and password",
+            ));
+        }
+    };
+    header.ok_or_else(forge::unusable_token)
+}
+
+#[derive(Deserialize)]
+struct Row {
+    state: Option<String>,
+    description: Option<String>,
+}
+
+/// The request body; the peer's fields in the peer's order.
+#[derive(Serialize)]
+struct Body<'a> {
+    key: &'a str,
+    url: &'static str,
+    state: &'static str,
+    name: String,
+    description: &'a str,
+}
+
+impl Bitbucket {
+    fn url(&self, status: &CommitStatus, key: &str) -> Url {
+        let path = format!("commit/{}/statuses/build{key}", status.commit);
+        self.repository.join(&path).expect("a commit and a key always join")
+    }
+}
+
+impl Statuses for Bitbucket {
+    fn repository(&self) -> &str {
+        self.repository.as_str()
+    }
+
+    fn reads_whole_commits(&self) -> bool {
+        false
+    }
+
+    fn read<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<Listing, SendError>> {
+        let url = self.url(status, &format!("/{}", forge::key(&status.name)));
+        async move {
+            let row = match self.target.send(Request::get(url).authorization(&self.authorization)).await {
+                // No status under this key, which is the usual case and no fault.
+                Err(SendError::Status { status, .. }) if status.as_u16() == 404 => None,
+                answer => Some(answer?.json::<Row>()?),
+            };
+            Ok(Listing::of_one(&status.name, row.map(|row| WORDS.said(row.state.as_deref(), row.description))))
+        }
+        .boxed()
+    }
+
+    fn write<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<(), SendError>> {
+        let key = forge::key(&status.name);
+        let body = Body {
+            key: &key,
+            url: LINK,
+            state: WORDS.of(status.state),
+            name: cut(&status.label, 254),
+            description: &status.description,
+        };
+        let body = serde_json::to_vec(&body).expect("text always encodes");
+        let request = Request::post_json(self.url(status, ""), body).authorization(&self.authorization);
+        async move { self.target.send(request).await?.json::<serde_json::Value>().map(drop) }.boxed()
+    }
+}

@@ -1,0 +1,141 @@
+//! Type `bitbucketserver`: build statuses at Bitbucket Data Center.
+//!
+//! API: `/rest/api/latest/projects/{project}/repos/{repo}/commits/{commit}/builds` of its REST
+//! description. Key and name have 255 characters at most; the peer's key is the SHA-1 of the name.
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::header::HeaderName;
+use http::{HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::forge::{self, Words};
+use super::{BuildError, Listing, Service, Statuses};
+use crate::compose::text::cut;
+use crate::compose::{CommitStatus, Wording};
+use crate::outbound::{Request, SendError, Target, sensitive};
+
+pub(super) const WORDING: Wording = Wording::PLAIN;
+
+const WORDS: Words = Words { pending: "INPROGRESS", success: "SUCCESSFUL", failure: "FAILED" };
+
+struct BitbucketServer {
+    target: Target,
+    repository: Url,
+    /// The address as it was written, without a password: the server wants a link.
+    link: String,
+    authorization: HeaderValue,
+}
+
+pub(super) fn build(target: Target) -> Result<Service, BuildError> {
+    let wrong = || {
+        BuildError::address(
+            "spec.address is not the clone address of a repository; write it like \
+             https://host/context/scm/project/repository.git",
+        )
+    };
+    let mut address = Url::parse(target.address.expose()).map_err(|_| wrong())?;
+    if !matches!(address.scheme(), "http" | "https")
+        || address.set_password(None).is_err()
+        || address.set_username("").is_err()
+    {
+        return Err(wrong());
+    }
+    let written = target.address.expose();
+    let link = if written.contains('@') { address.to_string() } else { written.to_owned() };
+    // The last one: a context path may hold `scm` itself.
+    let (context, rest) = address.path().rsplit_once("/scm/").ok_or_else(wrong)?;
+    let (project, name) = rest.trim_matches('/').split_once('/').ok_or_else(wrong)?;
+    let name = name.strip_suffix(".git").unwrap_or(name);
+    if project.is_empty() || name.is_empty() || name.contains('/') {
+        return Err(wrong());
+    }
+    let path = format!("{context}/rest/api/latest/projects/{project}/repos/{name}/");
+    let mut repository = address;
+    repository.set_query(None);
+    repository.set_fragment(None);
+    repository.set_path(&path);
+    let authorization = match (&target.token, &target.username, &target.password) {
+        (Some(token), ..) => sensitive(&format!("Bearer {}", token.expose())),
+        (None, Some(user), Some(password)) => forge::basic(user.expose(), password),
+        _ => {
+            return Err(BuildError::credentials(
+                "the Secret of spec.secretRef has neither key token nor keys username and password",
+            ));
+        }
+    }
+    .ok_or_else(forge::unusable_token)?;
+    Ok(Service::Statuses(Box::new(BitbucketServer { target, repository, link, authorization })))
+}
+
+#[derive(Deserialize)]
+struct Row {
+    state: Option<String>,
+    description: Option<String>,
+}
+
+/// The request body; the peer's fields in the peer's order.
+#[derive(Serialize)]
+struct Body<'a> {
+    description: &'a str,
+    key: &'a str,
+    name: String,
+    state: &'static str,
+    url: &'a str,
+}
+
+impl BitbucketServer {
+    fn dressed(&self, request: Request) -> Request {
+        request
+            .header(HeaderName::from_static("x-atlassian-token"), "no-check")
+            .header(HeaderName::from_static("x-requested-with"), "XMLHttpRequest")
+            .authorization(&self.authorization)
+    }
+
+    fn url(&self, status: &CommitStatus) -> Url {
+        self.repository.join(&format!("commits/{}/builds", status.commit)).expect("a commit always joins")
+    }
+}
+
+impl Statuses for BitbucketServer {
+    fn repository(&self) -> &str {
+        self.repository.as_str()
+    }
+
+    fn reads_whole_commits(&self) -> bool {
+        false
+    }
+
+    fn read<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<Listing, SendError>> {
+        let mut url = self.url(status);
+        url.query_pairs_mut().append_pair("key", &forge::key(&status.name));
+        async move {
+            let row = match self.target.send(self.dressed(Request::get(url))).await {
+                // No status under this key, which is the usual case and no fault.
+                Err(SendError::Status { status, .. }) if status == StatusCode::NOT_FOUND => None,
+                answer => match answer? {
+                    answer if answer.status == StatusCode::NO_CONTENT => None,
+                    answer => Some(answer.json::<Row>()?),
+                },
+            };
+            Ok(Listing::of_one(&status.name, row.map(|row| WORDS.said(row.state.as_deref(), row.description))))
+        }
+        .boxed()
+    }
+
+    fn write<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<(), SendError>> {
+        let key = forge::key(&status.name);
+        let body = Body {
+            description: &status.description,
+            key: &key,
+            name: cut(&format!("{} [{}]", status.label, status.description), 255),
+            state: WORDS.of(status.state),
+            url: &self.link,
+        };
+        let body = serde_json::to_vec(&body).expect("text always encodes");
+        let request = self.dressed(Request::post_json(self.url(status), body));
+        // It answers 204 without a body.
+        async move { self.target.send(request).await?.not_a_page() }.boxed()
+    }
+}

@@ -1,0 +1,114 @@
+//! Type `gitlab`: commit statuses at gitlab.com and GitLab servers.
+//!
+//! API: "Commits API", *List the statuses of a commit* and *Set the pipeline status of a commit*, of
+//! GitLab's documentation. A description has 255 characters at most (`lib/api/commit_statuses.rb`).
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::HeaderValue;
+use http::header::{ACCEPT, HeaderName};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::forge::{self, Repository, Words};
+use super::{BuildError, Listing, Service, Statuses};
+use crate::compose::{CommitStatus, Wording};
+use crate::outbound::{Request, SendError, Target, sensitive};
+
+pub(super) const WORDING: Wording = Wording { description: Some(255), ..Wording::PLAIN };
+
+const WORDS: Words = Words { pending: "pending", success: "success", failure: "failed" };
+
+const PRIVATE_TOKEN: HeaderName = HeaderName::from_static("private-token");
+
+struct GitLab {
+    target: Target,
+    project: Url,
+    token: HeaderValue,
+}
+
+pub(super) fn build(target: Target) -> Result<Service, BuildError> {
+    let (base, repository) = Repository::parse(target.address.expose())?.api(&target, "api/v4/");
+    if repository.path.is_empty() {
+        return Err(BuildError::address(
+            "spec.address names no project; write it like https://gitlab.com/group/project or https://gitlab.com/1234",
+        ));
+    }
+    // One segment: the whole path with its slashes, or a number.
+    let project = base
+        .join(&format!("projects/{}/", forge::one_segment(&repository.path)))
+        .map_err(|_| BuildError::address("spec.address holds characters no project at GitLab has"))?;
+    let token = sensitive(forge::token(&target)?.expose()).ok_or_else(forge::unusable_token)?;
+    Ok(Service::Statuses(Box::new(GitLab { target, project, token })))
+}
+
+#[derive(Deserialize)]
+struct Row {
+    id: Option<i64>,
+    name: Option<String>,
+    status: Option<String>,
+    description: Option<String>,
+}
+
+/// The request body; the peer's fields in the peer's order.
+#[derive(Serialize)]
+struct Body<'a> {
+    state: &'static str,
+    name: &'a str,
+    description: &'a str,
+}
+
+impl GitLab {
+    fn dressed(&self, mut request: Request) -> Request {
+        request.headers.insert(PRIVATE_TOKEN, self.token.clone());
+        request.header(ACCEPT, "application/json")
+    }
+
+    fn url(&self, path: &str) -> Url {
+        self.project.join(path).expect("a commit always joins")
+    }
+}
+
+impl Statuses for GitLab {
+    fn repository(&self) -> &str {
+        self.project.as_str()
+    }
+
+    fn reads_whole_commits(&self) -> bool {
+        false
+    }
+
+    /// Asks for the one name: the list of a large pipeline has a row for each of its jobs.
+    fn read<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<Listing, SendError>> {
+        let mut url = self.url(&format!("repository/commits/{}/statuses", status.commit));
+        url.query_pairs_mut().append_pair("name", &status.name).append_pair("per_page", "100");
+        async move {
+            let rows: Option<Vec<Row>> = self.target.send(self.dressed(Request::get(url))).await?.json()?;
+            let newest = rows
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|row| row.name.as_deref() == Some(&status.name))
+                .max_by_key(|row| row.id);
+            Ok(Listing::of_one(&status.name, newest.map(|row| WORDS.said(row.status.as_deref(), row.description))))
+        }
+        .boxed()
+    }
+
+    fn write<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<(), SendError>> {
+        let body = Body { state: WORDS.of(status.state), name: &status.name, description: &status.description };
+        let body = serde_json::to_vec(&body).expect("text always encodes");
+        let request = self.dressed(Request::post_json(self.url(&format!("statuses/{}", status.commit)), body));
+        async move {
+            match self.target.send(request).await {
+                // GitLab refuses a transition to the state the job is in: then it says so already.
+                Err(SendError::Status { status, body, .. })
+                    if status.as_u16() == 400 && body.contains("Cannot transition status") =>
+                {
+                    Ok(())
+                }
+                answer => answer?.json::<serde_json::Value>().map(drop),
+            }
+        }
+        .boxed()
+    }
+}
