@@ -18,6 +18,7 @@
 //! * [`ingest`]: the events door: limits, decoding, the answer.
 //! * [`pipeline`]: the path in one function: every notification is made there.
 //! * [`matching`]: which Alerts want an event; the index that keeps that cheap.
+//! * [`cel`]: the expressions users write, compiled when an object changes.
 //! * [`compose`]: what is to be said: metadata, commit, state, name, words.
 //! * [`outbox`]: what was accepted and is not said yet; what each place was last told.
 //! * [`delivery`]: order inside a Slot, retries, one look before an unknown place is written.
@@ -40,6 +41,8 @@ pub mod ingest;
 pub mod pipeline;
 
 pub mod matching;
+
+pub mod cel;
 
 pub mod compose;
 

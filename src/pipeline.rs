@@ -107,7 +107,7 @@ impl Pipeline {
         }
         let row = vendors::row(&provider.spec.kind).ok_or(Skip::UnsupportedType)?;
         gate::carried(row.carries, marks)?;
-        let notice = compose::compose(event, alert, provider, row.carries, row.wording)?;
+        let notice = compose::compose(event, alert, &view, row.carries, row.wording)?;
 
         let uid = provider.meta.uid.clone();
         let (subject, repeat) = match &notice {
@@ -136,14 +136,27 @@ impl Pipeline {
     fn skipped(&self, event: &Event, alert: &CompiledAlert, skip: Skip) {
         self.metrics.notification(if skip.is_fault() { Outcome::Refused } else { Outcome::Filtered });
         let Key { namespace, name } = &alert.key;
-        tracing::debug!(
-            logger = "event-server",
-            controllerKind = "Alert",
-            %name,
-            %namespace,
-            object = %event.involved_object,
-            reason = skip.label(),
-            "event not sent"
-        );
+        let object = &event.involved_object;
+        match skip {
+            // What only this event shows to be wrong stands in no condition.
+            Skip::Expression(error) => tracing::error!(
+                logger = "event-server",
+                controllerKind = "Alert",
+                %name,
+                %namespace,
+                %object,
+                %error,
+                "no commit status for the event"
+            ),
+            skip => tracing::debug!(
+                logger = "event-server",
+                controllerKind = "Alert",
+                %name,
+                %namespace,
+                %object,
+                reason = skip.label(),
+                "event not sent"
+            ),
+        }
     }
 }

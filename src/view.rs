@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::api::{Key, Provider};
+use crate::api::{Key, Provider, ProviderSpec};
+use crate::cel::{CompileError, Expr, ResultType};
 use crate::secret::Secret;
 
 /// Answers from memory; never calls out.
@@ -24,10 +25,18 @@ pub trait View: Send + Sync + 'static {
 pub struct ProviderView {
     /// The object.
     pub provider: Provider,
+    /// Its `commitStatusExpr`, compiled or refused; `None` when it has none.
+    pub expression: Option<Result<Arc<Expr>, CompileError>>,
     /// Its Secrets by name, each as it was last seen.
     pub secrets: BTreeMap<String, SecretView>,
     /// Rises with every change of the Provider or of a Secret it names.
     pub version: u64,
+}
+
+/// Compiles the `commitStatusExpr` of a Provider, once per change of the object.
+pub fn expression(spec: &ProviderSpec) -> Option<Result<Arc<Expr>, CompileError>> {
+    let text = spec.commit_status_expr.as_deref()?;
+    Some(Expr::compile(text, &["event", "provider", "alert"], ResultType::String).map(Arc::new))
 }
 
 /// What is known of a Secret that a Provider names.

@@ -153,7 +153,7 @@ fn alert(number: usize, object: &str, inclusions: &[String], exclusions: &[Strin
         ..Default::default()
     };
     spec.provider_ref.name = "repository-0".into();
-    let compiled = CompiledAlert::new(&Alert { meta, spec });
+    let compiled = CompiledAlert::new(&Alert { meta, spec, object: "{}".into() });
     assert!(compiled.problems.is_empty(), "{:?}", compiled.problems);
     Arc::new(compiled)
 }

@@ -3,6 +3,7 @@
 //! Fields and validation are those of Flux's v1beta3; `status` is Herald's addition.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -36,6 +37,8 @@ pub struct Alert {
     pub meta: ObjectMeta,
     /// What the user wrote.
     pub spec: AlertSpec,
+    /// The object as JSON text, which an expression of its Provider may ask for.
+    pub object: Arc<str>,
 }
 
 /// AlertSpec defines which events are sent, and where.

@@ -2,6 +2,8 @@
 //!
 //! Fields and validation are those of Flux's v1beta3; `status` is Herald's addition.
 
+use std::sync::Arc;
+
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -59,6 +61,8 @@ pub struct Provider {
     pub meta: ObjectMeta,
     /// What the user wrote.
     pub spec: ProviderSpec,
+    /// The object as JSON, kept only where an expression may ask for it.
+    pub object: Option<Arc<serde_json::Value>>,
 }
 
 /// ProviderSpec defines the desired state of the Provider.

@@ -239,18 +239,6 @@ impl Bindings {
         }
     }
 
-    /// What a parameter stands for in the end, if that is known.
-    fn root(&self, parameter: usize) -> Type {
-        let mut root = parameter;
-        loop {
-            match &self.bound[root] {
-                None => return Type::Parameter(root),
-                Some(Type::Parameter(next)) => root = *next,
-                Some(known) => return known.clone(),
-            }
-        }
-    }
-
     /// Whether the parameter does not occur within the type, which would have no end then.
     fn is_free_of(&mut self, parameter: usize, within: &Type) -> bool {
         if !self.step() {
@@ -258,9 +246,9 @@ impl Bindings {
         }
         match within {
             Type::Parameter(other) if *other == parameter => false,
-            Type::Parameter(other) => match self.root(*other) {
-                Type::Parameter(root) => root != parameter,
-                known => self.is_free_of(parameter, &known),
+            Type::Parameter(other) => match self.bound[*other].clone() {
+                Some(known) => self.is_free_of(parameter, &known),
+                None => true,
             },
             Type::List(of) | Type::Optional(of) | Type::Type(Some(of)) => self.is_free_of(parameter, of),
             Type::Map(key, value) => self.is_free_of(parameter, key) && self.is_free_of(parameter, value),
@@ -274,9 +262,9 @@ impl Bindings {
             return Type::Dyn;
         }
         match of {
-            Type::Parameter(parameter) => match self.root(*parameter) {
-                unknown @ Type::Parameter(_) => unknown,
-                known => self.resolve(&known),
+            Type::Parameter(parameter) => match self.bound[*parameter].clone() {
+                Some(known) => self.resolve(&known),
+                None => of.clone(),
             },
             Type::List(of) => Type::list(self.resolve(of)),
             Type::Optional(of) => Type::optional(self.resolve(of)),

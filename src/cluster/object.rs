@@ -7,9 +7,10 @@ use kube::api::DynamicObject;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::ObjectKind;
 use crate::api::conditions::Condition;
 use crate::api::meta::uid_without_cluster;
-use crate::api::{Key, OLD_FINALIZER, ObjectMeta};
+use crate::api::{GROUP, Key, OLD_FINALIZER, ObjectMeta, STORED_VERSION};
 
 /// Prefix of our own annotations, the only ones that are kept.
 const OUR_ANNOTATIONS: &str = "herald.sh/";
@@ -53,6 +54,23 @@ pub fn spec<T: DeserializeOwned + Default>(object: &DynamicObject) -> Result<T, 
         None | Some(Value::Null) => Ok(T::default()),
         Some(spec) => T::deserialize(spec).map_err(|error| format!("spec cannot be read: {error}")),
     }
+}
+
+/// The object as an expression sees it: without what changes with every write of a status.
+pub fn json(kind: ObjectKind, object: &DynamicObject) -> Value {
+    let mut metadata = serde_json::to_value(&object.metadata).unwrap_or_default();
+    if let Some(metadata) = metadata.as_object_mut() {
+        metadata.remove("managedFields");
+        metadata.remove("resourceVersion");
+    }
+    let mut json = object.data.clone();
+    if let Some(object) = json.as_object_mut() {
+        object.remove("status");
+    }
+    json["apiVersion"] = format!("{GROUP}/{STORED_VERSION}").into();
+    json["kind"] = kind.to_string().into();
+    json["metadata"] = metadata;
+    json
 }
 
 /// What stands in the object besides its spec. Conditions that cannot be read count as absent.

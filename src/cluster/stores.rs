@@ -11,8 +11,9 @@ use parking_lot::RwLock;
 
 use super::{Changes, ObjectKind, ObjectRef, Observed};
 use crate::api::{Alert, Key, Provider};
+use crate::cel::{CompileError, Expr};
 use crate::matching::{CompiledAlert, SharedIndex};
-use crate::view::{ProviderView, SecretView, View};
+use crate::view::{self, ProviderView, SecretView, View};
 
 /// See the module.
 #[derive(Default)]
@@ -54,12 +55,7 @@ impl Stores {
     pub fn apply_alert(&self, alert: &Alert, observed: Observed) {
         let object = ObjectRef { kind: ObjectKind::Alert, key: alert.meta.key.clone() };
         let standing = self.index.get(&object.key);
-        let unchanged = standing.is_some_and(|old| {
-            old.uid == alert.meta.uid
-                && old.generation == alert.meta.generation
-                && old.generation > 0
-                && old.annotations == alert.meta.annotations
-        });
+        let unchanged = standing.is_some_and(|old| old.uid == alert.meta.uid && old.object == alert.object);
         if !unchanged {
             self.index.apply(Arc::new(CompiledAlert::new(alert)));
         }
@@ -72,7 +68,10 @@ impl Stores {
         let standing = self.provider(&object.key);
         let unchanged = standing.is_some_and(|old| {
             let (old, new) = (&old.provider, &provider);
-            old.meta.uid == new.meta.uid && old.meta.annotations == new.meta.annotations && old.spec == new.spec
+            old.meta.uid == new.meta.uid
+                && old.meta.annotations == new.meta.annotations
+                && old.spec == new.spec
+                && old.object == new.object
         });
         if !unchanged {
             self.replace_provider(provider);
@@ -121,7 +120,7 @@ impl Stores {
         let by: Vec<Key> = named.by.iter().cloned().collect();
         for provider in by {
             if let Some(view) = state.providers.get(&provider).cloned() {
-                self.publish(&mut state, view.provider.clone());
+                self.publish(&mut state, view.provider.clone(), view.expression.clone());
             }
         }
         drop(state);
@@ -206,11 +205,12 @@ impl Stores {
                 self.changed(&old.provider);
             }
         }
-        self.publish(&mut state, provider);
+        let expression = view::expression(&provider.spec);
+        self.publish(&mut state, provider, expression);
     }
 
     /// Makes a new view of a Provider with its Secrets as they are now.
-    fn publish(&self, state: &mut State, provider: Provider) {
+    fn publish(&self, state: &mut State, provider: Provider, expression: Option<Result<Arc<Expr>, CompileError>>) {
         self.changed(&provider);
         let key = provider.meta.key.clone();
         state.version += 1;
@@ -225,7 +225,7 @@ impl Stores {
             .collect();
         let version = state.version;
         state.by_uid.insert(provider.meta.uid.clone(), key.clone());
-        state.providers.insert(key, Arc::new(ProviderView { provider, secrets, version }));
+        state.providers.insert(key, Arc::new(ProviderView { provider, expression, secrets, version }));
     }
 
     /// A Provider changed: what waits for it is tried, and it and its Alerts are judged anew.

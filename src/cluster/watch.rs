@@ -9,7 +9,7 @@ use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 
-use super::object::{meta, observed, spec};
+use super::object::{json, meta, observed, spec};
 use super::{ObjectKind, ObjectRef, Stores};
 use crate::api::{Alert, AlertSpec, Key, Provider, ProviderSpec};
 use crate::ops::metrics::Metrics;
@@ -54,11 +54,14 @@ pub fn apply(kind: ObjectKind, object: &DynamicObject, stores: &Stores, metrics:
     let observed = observed(object);
     let good = match kind {
         ObjectKind::Alert => {
-            spec::<AlertSpec>(object).map(|spec| stores.apply_alert(&Alert { meta, spec }, observed.clone()))
+            let text = json(kind, object).to_string().into();
+            spec::<AlertSpec>(object)
+                .map(|spec| stores.apply_alert(&Alert { meta, spec, object: text }, observed.clone()))
         }
-        ObjectKind::Provider => {
-            spec::<ProviderSpec>(object).map(|spec| stores.apply_provider(Provider { meta, spec }, observed.clone()))
-        }
+        ObjectKind::Provider => spec::<ProviderSpec>(object).map(|spec| {
+            let json = spec.commit_status_expr.is_some().then(|| Arc::new(json(kind, object)));
+            stores.apply_provider(Provider { meta, spec, object: json }, observed.clone());
+        }),
     };
     if let Err(why) = good {
         let bad = ObjectRef { kind, key: key.clone() };

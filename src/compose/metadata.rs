@@ -61,7 +61,7 @@ mod tests {
             ObjectMeta { key: Key::new("apps", "a"), uid: "u".into(), generation: 1, annotations: BTreeMap::new() };
         let spec =
             AlertSpec { summary: summary.map(str::to_owned), event_metadata: map(metadata), ..Default::default() };
-        CompiledAlert::new(&Alert { meta, spec })
+        CompiledAlert::new(&Alert { meta, spec, object: "{}".into() })
     }
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {

@@ -13,9 +13,10 @@ pub use notice::{CommitStatus, Notice, Slot, State};
 pub use revision::commit_of;
 pub use status::Wording;
 
-use crate::api::{Event, Provider};
+use crate::api::Event;
 use crate::matching::CompiledAlert;
 use crate::matching::gate::{Carries, Skip};
+use crate::view::ProviderView;
 
 /// Annotation on a Provider: `"true"` makes progress a pending status where the vendor does not
 /// get one by default.
@@ -25,10 +26,11 @@ pub const PENDING_ANNOTATION: &str = "herald.sh/pending";
 pub fn compose(
     event: &Event,
     alert: &CompiledAlert,
-    provider: &Provider,
+    view: &ProviderView,
     carries: Carries,
     wording: Wording,
 ) -> Result<Notice, Skip> {
+    let provider = &view.provider;
     match carries {
         Carries::Event => {
             let mut event = event.clone();
@@ -36,9 +38,6 @@ pub fn compose(
             Ok(Notice::Event(Box::new(event)))
         }
         Carries::CommitStatus => {
-            if provider.spec.commit_status_expr.is_some() {
-                return Err(Skip::UnsupportedField);
-            }
             let pending = wording.pending
                 || provider.meta.annotations.get(PENDING_ANNOTATION).is_some_and(|value| value == "true");
             let state = status::state(event, pending).ok_or(Skip::NoState)?;
@@ -47,7 +46,7 @@ pub fn compose(
             Ok(Notice::CommitStatus(CommitStatus {
                 commit: commit.into(),
                 state,
-                name: status_id::default_id(&event.involved_object, &provider.meta.uid),
+                name: status_id::of(event, alert, view)?,
                 label: status_id::label(&event.involved_object),
                 summary: metadata::lookup(event, alert, "summary").map(str::to_owned),
                 description: match wording.description {

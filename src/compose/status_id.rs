@@ -1,8 +1,36 @@
-//! The name of a commit status.
+//! The name of a commit status. Called by `compose` for each.
 
 use std::sync::Arc;
 
-use crate::api::InvolvedObject;
+use serde_json::Value;
+
+use super::combine;
+use crate::api::{Event, InvolvedObject};
+use crate::matching::CompiledAlert;
+use crate::matching::gate::Skip;
+use crate::view::ProviderView;
+
+/// The name: what the Provider's `commitStatusExpr` gives, as it gives it, else the default.
+pub fn of(event: &Event, alert: &CompiledAlert, view: &ProviderView) -> Result<Arc<str>, Skip> {
+    let provider = &view.provider;
+    let wrong = |why: &str| Skip::Expression(format!("spec.commitStatusExpr of Provider {}: {why}", provider.meta.key));
+    let expression = match &view.expression {
+        None => return Ok(default_id(&event.involved_object, &provider.meta.uid)),
+        Some(Err(error)) => return Err(wrong(&error.to_string())),
+        Some(Ok(expression)) => expression,
+    };
+    let mut prepared = event.clone();
+    prepared.metadata = combine(event, alert);
+    let json = |value: serde_json::Result<Value>| value.unwrap_or_default();
+    let event = json(serde_json::to_value(&prepared));
+    let alert = json(serde_json::from_str(&alert.object));
+    let none = Value::Null;
+    let provider = provider.object.as_deref().unwrap_or(&none);
+    let name = expression
+        .evaluate_string(&[("event", &event), ("provider", provider), ("alert", &alert)])
+        .map_err(|error| wrong(&error.to_string()))?;
+    if name.is_empty() { Err(wrong("it gives an empty name")) } else { Ok(name.into()) }
+}
 
 /// The default: lower-case `kind/name/uid`, where `uid` is the Provider's UID up to its first
 /// dash. The peer finds its own statuses by it, and so do required checks; the namespace is not

@@ -31,6 +31,8 @@ pub struct CompiledAlert {
     pub problems: Vec<Problem>,
     /// Our own annotations (`herald.sh/…`).
     pub annotations: BTreeMap<String, String>,
+    /// The object as JSON text, for the expression of its Provider.
+    pub object: Arc<str>,
     severity: Severity,
     inclusions: Filter,
     exclusions: Filter,
@@ -145,6 +147,7 @@ impl CompiledAlert {
             suspended: spec.suspend,
             problems,
             annotations: alert.meta.annotations.clone(),
+            object: alert.object.clone(),
             severity,
             inclusions,
             exclusions,

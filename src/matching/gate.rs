@@ -14,7 +14,7 @@ pub enum Carries {
 }
 
 /// Why a matched Alert leads to no notice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Skip {
     /// `--no-cross-namespace-refs`, and the event is of another namespace.
     CrossNamespace,
@@ -30,13 +30,13 @@ pub enum Skip {
     NoState,
     /// The event names no commit.
     NoCommit,
-    /// A field of the Provider that decides what to say cannot be evaluated yet.
-    UnsupportedField,
+    /// The Provider's expression gives no name for this event; the text says why.
+    Expression(String),
 }
 
 impl Skip {
     /// The word for logs and metrics.
-    pub fn label(self) -> &'static str {
+    pub fn label(&self) -> &'static str {
         match self {
             Skip::CrossNamespace => "cross_namespace",
             Skip::NoProvider => "no_provider",
@@ -45,13 +45,13 @@ impl Skip {
             Skip::NotFinal => "not_final",
             Skip::NoState => "no_state",
             Skip::NoCommit => "no_commit",
-            Skip::UnsupportedField => "unsupported_field",
+            Skip::Expression(_) => "expression",
         }
     }
 
     /// Whether someone has to mend something before such an event can be told.
-    pub fn is_fault(self) -> bool {
-        matches!(self, Skip::CrossNamespace | Skip::NoProvider | Skip::UnsupportedType | Skip::UnsupportedField)
+    pub fn is_fault(&self) -> bool {
+        matches!(self, Skip::CrossNamespace | Skip::NoProvider | Skip::UnsupportedType | Skip::Expression(_))
     }
 }
 

@@ -165,7 +165,7 @@ mod tests {
             .collect();
         let mut spec = AlertSpec { event_sources, ..Default::default() };
         spec.provider_ref.name = "p".into();
-        Arc::new(CompiledAlert::new(&Alert { meta, spec }))
+        Arc::new(CompiledAlert::new(&Alert { meta, spec, object: "{}".into() }))
     }
 
     fn names(index: &AlertIndex, kind: &str, namespace: &str, name: &str) -> Vec<String> {

@@ -64,7 +64,7 @@ impl Target {
                 continue;
             }
             let retry_after = retry_after(response.headers(), self.clock.wall());
-            return Err(self.refusal(status, retry_after, &mut response).await);
+            return Err(self.refusal(status, retry_after, &request.headers, &mut response).await);
         }
         Err(SendError::Redirect)
     }
@@ -73,6 +73,7 @@ impl Target {
         &self,
         status: StatusCode,
         retry_after: Option<Duration>,
+        sent: &HeaderMap,
         response: &mut reqwest::Response,
     ) -> SendError {
         let mut body = Vec::new();
@@ -82,20 +83,27 @@ impl Target {
                 break;
             }
         }
-        SendError::Status { status, retry_after, body: self.masked(&String::from_utf8_lossy(&body)) }
+        SendError::Status { status, retry_after, body: self.masked(&String::from_utf8_lossy(&body), sent) }
     }
 
-    /// `text` with every credential of this Target replaced: some servers answer with the request.
-    fn masked(&self, text: &str) -> String {
+    /// `text` with every credential of this Target replaced, and what `sent` made of it: some servers
+    /// answer with the request.
+    fn masked(&self, text: &str, sent: &HeaderMap) -> String {
         /// Shorter ones would blot out ordinary words, and are no secrets.
         const SHORTEST: usize = 4;
         /// A part of an address this long is a key, not a name.
         const KEY: usize = 16;
-        let headers = self.headers.values().filter_map(|value| value.to_str().ok());
+        let sensitive = sent.values().filter(|value| value.is_sensitive());
+        let headers = self.headers.values().chain(sensitive).filter_map(|value| value.to_str().ok());
+        // Without the scheme too: `Basic` and its like.
+        let headers = headers.flat_map(|value| [value, value.rsplit(' ').next().unwrap_or(value)]);
         let secrets = [&self.token, &self.password].into_iter().flatten().chain([&self.address]).map(Secret::expose);
+        // Bitbucket's tokens can be `user:password`.
+        let password = self.token.iter().filter_map(|token| Some(token.expose().split_once(':')?.1));
         let parts = self.address.expose().split(['/', '?', '&', '=', '#', '@', ':']).filter(|part| part.len() >= KEY);
         secrets
             .chain(headers)
+            .chain(password)
             .filter(|secret| secret.len() >= SHORTEST)
             .chain(parts)
             .fold(text.trim().to_owned(), |text, secret| text.replace(secret, "*****"))

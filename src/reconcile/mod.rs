@@ -162,7 +162,7 @@ impl Reconciler {
             ObjectKind::Provider => {
                 let view = self.stores.provider(&object.key)?;
                 let resolved = self.resolver.resolve(&view);
-                known(&resolved).then(|| provider::conditions(&view.provider, &resolved))
+                known(&resolved).then(|| provider::conditions(&view, &resolved))
             }
             ObjectKind::Alert => {
                 let alert = self.stores.index.get(&object.key)?;

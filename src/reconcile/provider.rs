@@ -4,12 +4,19 @@ use super::about_unknown;
 use crate::api::Provider;
 use crate::api::conditions::Desired;
 use crate::delivery::resolve::Resolved;
+use crate::view::ProviderView;
 
 /// Annotations Herald knows on a Provider.
 const KNOWN_ANNOTATIONS: [&str; 3] = ["herald.sh/api-url", "herald.sh/pending", "herald.sh/system-roots"];
 
 /// Ready and Healthy.
-pub fn conditions(provider: &Provider, resolved: &Resolved) -> Vec<Desired> {
+pub fn conditions(view: &ProviderView, resolved: &Resolved) -> Vec<Desired> {
+    let provider = &view.provider;
+    if let Some(Err(error)) = &view.expression {
+        let message = format!("spec.commitStatusExpr cannot be used: {error}");
+        let unhealthy = Desired::unhealthy("InvalidExpression", message.clone());
+        return vec![Desired::not_ready("InvalidExpression", message), unhealthy];
+    }
     let error = match resolved {
         Ok(_) => return vec![Desired::ready(), healthy(provider)],
         Err(error) => error,
@@ -19,11 +26,6 @@ pub fn conditions(provider: &Provider, resolved: &Resolved) -> Vec<Desired> {
 }
 
 fn healthy(provider: &Provider) -> Desired {
-    if provider.spec.commit_status_expr.is_some() {
-        let message =
-            "spec.commitStatusExpr cannot be evaluated yet, so no status is sent; remove it to get the default name";
-        return Desired::unhealthy("ExpressionUnsupported", message.to_owned());
-    }
     let about = about_unknown(&provider.meta.annotations, &KNOWN_ANNOTATIONS);
     Desired::healthy(format!("address, Secrets and TLS settings are in order{about}"))
 }

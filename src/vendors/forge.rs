@@ -98,7 +98,7 @@ impl Repository {
 }
 
 /// Whether this is one part of a path, and not a way out of it.
-fn is_segment(part: &str) -> bool {
+pub(super) fn is_segment(part: &str) -> bool {
     !matches!(part, "" | "." | "..") && !part.contains('/')
 }
 

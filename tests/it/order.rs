@@ -13,6 +13,9 @@ use crate::support::app::{DEADLINE, Herald};
 use crate::support::flux::{FluxEvent, alert, kustomization_event, sha};
 use crate::support::forge::{Fault, Forge};
 
+/// The types that carry a commit status.
+const GIT: [&str; 6] = ["azuredevops", "bitbucket", "bitbucketserver", "gitea", "github", "gitlab"];
+
 fn ok(commit: &str) -> FluxEvent {
     kustomization_event("web", commit)
 }
@@ -57,7 +60,7 @@ async fn an_older_event_that_arrives_later_is_not_told() {
 
 #[tokio::test]
 async fn at_a_slow_host_the_newest_is_last_and_writes_never_overlap() {
-    for kind in ["github", "gitea"] {
+    for kind in GIT {
         let scene = Scene::of(kind).await;
         let commit = sha(1);
         scene.forge.fail(Fault::delay(Duration::from_millis(200)).writes().every(1));
@@ -67,7 +70,7 @@ async fn at_a_slow_host_the_newest_is_last_and_writes_never_overlap() {
         scene.herald.idle().await;
         let statuses = scene.forge.statuses(&commit);
         let last = statuses.last().expect("the newest is told");
-        assert_eq!(last.state, "success");
+        assert!(last.state.to_lowercase().starts_with("succe"), "{kind}: {}", last.state);
         assert_eq!(scene.forge.max_in_flight(&commit, &last.context), 1);
         let delivered = scene.ended(Outcome::Delivered);
         assert_eq!(delivered as usize, statuses.len(), "each write is counted");
@@ -111,13 +114,13 @@ async fn random_outcomes_end_with_the_newest_whatever_the_host_does() {
 
 #[tokio::test]
 async fn what_is_said_already_costs_no_request() {
-    for kind in ["github", "gitea"] {
+    for kind in GIT {
         let scene = Scene::of(kind).await;
         scene.tell([ok(&sha(1)), ok(&sha(1)), ok(&sha(1)).message("Reconciliation finished in 9s")]).await;
         assert_eq!(scene.ended(Outcome::Unchanged), 2);
 
-        // A Herald that remembers nothing looks once and writes nothing.
-        let again = Herald::manifests(scene.folder.path(), &[]).await;
+        // Another that remembers nothing looks once and writes nothing.
+        let again = scene.another().await;
         assert_eq!(again.post(&ok(&sha(1))).await, 202);
         again.idle().await;
         assert_eq!(again.post(&ok(&sha(1))).await, 202);
@@ -129,7 +132,8 @@ async fn what_is_said_already_costs_no_request() {
 
 #[tokio::test]
 async fn five_hundred_objects_of_one_commit_cost_five_hundred_writes_and_a_few_pages() {
-    for (kind, pages) in [("github", 5), ("gitea", 10)] {
+    // GitLab is asked for each name, because its list has a row for each job of a pipeline.
+    for (kind, reads, pages) in [("github", 1, 5), ("gitea", 1, 10), ("azuredevops", 1, 1), ("gitlab", 500, 500)] {
         let scene = Scene::of(kind).await;
         let commit = sha(1);
         let events: Vec<_> = (0..500).map(|object| kustomization_event(&format!("app-{object}"), &commit)).collect();
@@ -139,19 +143,19 @@ async fn five_hundred_objects_of_one_commit_cost_five_hundred_writes_and_a_few_p
             }
         }
         scene.herald.idle().await;
-        assert_eq!((scene.forge.reads(), scene.forge.writes()), (1, 500), "{kind}");
+        assert_eq!((scene.forge.reads(), scene.forge.writes()), (reads, 500), "{kind}");
         let contexts: HashSet<_> = scene.forge.statuses(&commit).into_iter().map(|status| status.context).collect();
         assert_eq!(contexts.len(), 500);
 
         // Also for a Herald that remembers nothing: one question, page by page.
-        let again = Herald::manifests(scene.folder.path(), &[]).await;
+        let again = scene.another().await;
         for event in &events {
             assert_eq!(again.post(event).await, 202);
         }
         again.idle().await;
         assert_eq!(again.app.metrics.notifications(Outcome::Unchanged), 500);
         again.stop().await;
-        scene.end(1 + pages, 500).await;
+        scene.end(reads + pages, 500).await;
     }
 }
 
@@ -244,7 +248,7 @@ async fn a_status_behind_many_others_is_found() {
         let of_others = (0..others)
             .map(|number| json!({"state": "pending", "context": format!("other/{number}"), "description": "d"}));
         foreign(&scene.forge, kind, &sha(1), of_others).await;
-        let again = Herald::manifests(scene.folder.path(), &[]).await;
+        let again = scene.another().await;
         assert_eq!(again.post(&ok(&sha(1))).await, 202);
         again.idle().await;
         assert_eq!(again.app.metrics.notifications(Outcome::Unchanged), 1, "{kind}");

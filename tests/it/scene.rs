@@ -31,7 +31,19 @@ pub async fn forge() -> Forge {
 
 /// The Provider `git` of this type, at a repository of the forge.
 pub fn git(kind: &str, forge: &Forge) -> Manifest {
-    provider(kind, "git", &format!("{}/acme/fleet", forge.url())).secret("token")
+    provider(kind, "git", &address(kind, forge)).secret("token")
+}
+
+/// The repository `fleet` as people write it for this type.
+pub fn address(kind: &str, forge: &Forge) -> String {
+    let url = forge.url();
+    match kind {
+        // Of this one only the path counts: the API is where the flag of every scene says.
+        "bitbucket" => "https://bitbucket.org/acme/fleet".to_owned(),
+        "bitbucketserver" => format!("{url}/scm/acme/fleet.git"),
+        "azuredevops" => format!("{url}/org/project/_git/fleet"),
+        _ => format!("{url}/acme/fleet"),
+    }
 }
 
 /// The Provider `hook`: whatever it is told arrives at the forge's `/hook`.
@@ -42,6 +54,11 @@ pub fn hook(forge: &Forge) -> Manifest {
 /// The Secret that [`git`] names.
 pub fn token() -> Manifest {
     secret("token", "token", TOKEN)
+}
+
+async fn herald(forge: &Forge, folder: &Folder, flags: &[&str]) -> Herald {
+    let bitbucket = format!("--bitbucket-api-base-url={}/2.0", forge.url());
+    Herald::manifests(folder.path(), &[&[bitbucket.as_str()], flags].concat()).await
 }
 
 impl Scene {
@@ -61,11 +78,16 @@ impl Scene {
         Self::with(forge, [shape(provider), token(), alert("all", name)], &[]).await
     }
 
-    /// These manifests and flags.
+    /// These manifests and flags, and Bitbucket Cloud at the forge.
     pub async fn with(forge: Forge, manifests: impl IntoIterator<Item = Manifest>, flags: &[&str]) -> Self {
         let folder = Folder::with(manifests);
-        let herald = Herald::manifests(folder.path(), flags).await;
+        let herald = herald(&forge, &folder, flags).await;
         Self { forge, folder, herald }
+    }
+
+    /// Another Herald that reads the same folder and remembers nothing.
+    pub async fn another(&self) -> Herald {
+        herald(&self.forge, &self.folder, &[]).await
     }
 
     /// Posts an event that Herald takes.
