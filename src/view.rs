@@ -26,15 +26,18 @@ pub struct ProviderView {
     /// The object.
     pub provider: Provider,
     /// Its `commitStatusExpr`, compiled or refused; `None` when it has none.
-    pub expression: Option<Result<Arc<Expr>, CompileError>>,
+    pub expression: Expression,
     /// Its Secrets by name, each as it was last seen.
     pub secrets: BTreeMap<String, SecretView>,
     /// Rises with every change of the Provider or of a Secret it names.
     pub version: u64,
 }
 
+/// A `commitStatusExpr`, compiled or refused; `None` where there is none.
+pub type Expression = Option<Result<Arc<Expr>, CompileError>>;
+
 /// Compiles the `commitStatusExpr` of a Provider, once per change of the object.
-pub fn expression(spec: &ProviderSpec) -> Option<Result<Arc<Expr>, CompileError>> {
+pub fn expression(spec: &ProviderSpec) -> Expression {
     let text = spec.commit_status_expr.as_deref()?;
     Some(Expr::compile(text, &["event", "provider", "alert"], ResultType::String).map(Arc::new))
 }

@@ -12,6 +12,7 @@ mod table;
 mod traffic;
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
@@ -44,11 +45,11 @@ struct Options {
     parts: Vec<Part>,
 
     /// Rounds of traffic for each program, after one that is not counted.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 25)]
     rounds: usize,
 
     /// Events in a round.
-    #[arg(long, default_value_t = 3_000)]
+    #[arg(long, default_value_t = 2_000)]
     events: usize,
 
     /// Events a second where latency is measured.
@@ -58,6 +59,10 @@ struct Options {
     /// Keep-alive connections that events come on.
     #[arg(long, default_value_t = 32)]
     senders: usize,
+
+    /// Another build of Herald, to be measured beside this one.
+    #[arg(long, value_name = "PROGRAM")]
+    beside: Option<PathBuf>,
 
     /// Be the bare relay in front of this vendor.
     #[arg(long, hide = true)]
@@ -98,37 +103,60 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The programs that traffic goes through, in the order of their turns.
+struct Programs {
+    /// Herald with one Alert on everything.
+    one: Program,
+    /// The least that does the same.
+    relay: Program,
+    /// Herald with [`MANY_ALERTS`].
+    many: Program,
+    /// Another build of Herald, with one Alert.
+    other: Option<Program>,
+}
+
 /// Herald as it is deployed, beside the bare relay.
 async fn measure_programs(options: &Options, traffic: bool, memory: bool, table: &mut Table) -> anyhow::Result<()> {
     let scratch = tempfile::tempdir()?;
     let vendor = Vendor::start().await?;
 
     eprintln!("starting the programs");
-    let start = async |name: &str, alerts, providers| {
+    let start = async |name: &str, build: Option<&Path>, alerts, providers| {
         let manifests = scratch.path().join(name);
         events::write_manifests(&manifests, vendor.address, alerts, providers)?;
-        Program::herald(&manifests).await
+        Program::herald(build, &manifests).await
     };
-    let idle = start("idle", 0, 0).await?;
-    let one = start("one", 1, 1).await?;
-    let many = start("many", MANY_ALERTS, MANY_PROVIDERS).await?;
-    let relay = Program::relay(scratch.path(), vendor.address).await?;
-
+    let idle = start("idle", None, 0, 0).await?;
+    let programs = Programs {
+        one: start("one", None, 1, 1).await?,
+        relay: Program::relay(scratch.path(), vendor.address).await?,
+        many: start("many", None, MANY_ALERTS, MANY_PROVIDERS).await?,
+        other: match &options.beside {
+            Some(build) => Some(start("other", Some(build), 1, 1).await?),
+            None => None,
+        },
+    };
     if memory {
         eprintln!("letting them come to rest");
         tokio::time::sleep(SETTLE).await;
         let resident = idle.resident()?;
         table.judged("memory, no Alerts", format!("{resident:.1} MiB"), resident, 16.0, "16 MiB");
-        let resident = many.resident()?;
+        let resident = programs.many.resident()?;
         let what = format!("memory, {MANY_ALERTS} Alerts and {MANY_PROVIDERS} Providers");
         table.judged(what, format!("{resident:.1} MiB"), resident, 40.0, "40 MiB");
     }
     drop(idle);
     if traffic {
-        let started = [one.resident()?, many.resident()?];
+        let heralds = [(&programs.one, 1), (&programs.many, MANY_ALERTS)];
+        let before = [programs.one.resident()?, programs.many.resident()?];
         let mut traffic = Traffic::new(&vendor, options.senders);
-        measure_cost(options, &mut traffic, [&one, &relay, &many], table).await?;
-        measure_latency(options, &mut traffic, [&one, &relay], table).await?;
+        measure_cost(options, &mut traffic, &programs, table).await?;
+        for ((program, alerts), before) in heralds.into_iter().zip(before) {
+            let told = (options.rounds + 1) * options.events;
+            let what = format!("memory after {told} events, {alerts} Alerts");
+            table.told(what, format!("{:.1} MiB ({before:.1} before)", program.resident()?));
+        }
+        measure_latency(options, &mut traffic, &programs, table).await?;
         let faults = traffic.lost + traffic.twice + traffic.refused;
         table.judged(
             "events refused, lost or told twice",
@@ -137,11 +165,6 @@ async fn measure_programs(options: &Options, traffic: bool, memory: bool, table:
             0.0,
             "none",
         );
-        for (program, before, alerts) in [(&one, started[0], 1), (&many, started[1], MANY_ALERTS)] {
-            let told = (options.rounds + 1) * options.events;
-            let what = format!("memory after {told} events, {alerts} Alerts");
-            table.told(what, format!("{:.1} MiB ({before:.1} before)", program.resident()?));
-        }
     }
     Ok(())
 }
@@ -150,14 +173,16 @@ async fn measure_programs(options: &Options, traffic: bool, memory: bool, table:
 async fn measure_cost(
     options: &Options,
     traffic: &mut Traffic<'_>,
-    programs: [&Program; 3],
+    programs: &Programs,
     table: &mut Table,
 ) -> anyhow::Result<()> {
-    let mut cost = [const { Vec::new() }; 3];
-    let mut speed = [const { Vec::new() }; 3];
+    let Programs { one, relay, many, other } = programs;
+    let turns: Vec<&Program> = [one, relay, many].into_iter().chain(other).collect();
+    let mut cost = vec![Vec::new(); turns.len()];
+    let mut speed = vec![Vec::new(); turns.len()];
+    eprintln!("{} rounds of {} events for each of {} programs", options.rounds, options.events, turns.len());
     for round in 0..=options.rounds {
-        eprintln!("round {round} of {}, {} events for each of 3 programs", options.rounds, options.events);
-        for (number, program) in programs.iter().enumerate() {
+        for (number, program) in turns.iter().enumerate() {
             let before = program.cpu()?;
             let run = traffic.drive(program.door, options.events, None).await?;
             let spent = program.cpu()? - before;
@@ -168,27 +193,26 @@ async fn measure_cost(
             }
         }
     }
-    let [one, relay, many] = cost.each_ref().map(|values| Spread::of(values));
+    let us = |number: usize| format!("{:.0} us", Spread::of(&cost[number]));
     let over_relay = Spread::of_ratios(&cost[0], &cost[1]);
-    table.judged(
-        "CPU per event, door to vendor, beside a bare relay",
-        format!("{over_relay:.2} times"),
-        over_relay.median,
-        1.6,
-        "1.6 times",
-    );
-    table.told("  of Herald", format!("{one:.0} us"));
-    table.told("  of the bare relay", format!("{relay:.0} us"));
-    let over_one = Spread::of_ratios(&cost[2], &cost[0]);
-    table.told(
-        format!("CPU per event, {MANY_ALERTS} Alerts at {MANY_PROVIDERS} Providers beside 1 at 1"),
-        format!("{over_one:.2} times"),
-    );
-    table.told(format!("  of Herald with {MANY_ALERTS} Alerts"), format!("{many:.0} us"));
-    let [one, relay, many] = speed.each_ref().map(|values| Spread::of(values));
-    table.told("events delivered a second", format!("{one:.0}"));
-    table.told("  by the bare relay", format!("{relay:.0}"));
-    table.told(format!("  by Herald with {MANY_ALERTS} Alerts"), format!("{many:.0}"));
+    let what = "CPU per event, door to vendor, beside a bare relay";
+    table.judged(what, format!("{over_relay:.2} times"), over_relay.median, 1.6, "1.6 times");
+    table.told("  of Herald", us(0));
+    table.told("  of the bare relay", us(1));
+    let what = format!("CPU per event, {MANY_ALERTS} Alerts at {MANY_PROVIDERS} Providers beside 1 at 1");
+    table.told(what, format!("{:.2} times", Spread::of_ratios(&cost[2], &cost[0])));
+    table.told(format!("  of Herald with {MANY_ALERTS} Alerts"), us(2));
+    if other.is_some() {
+        table.told(
+            "CPU per event beside the other build",
+            format!("{:.2} times", Spread::of_ratios(&cost[0], &cost[3])),
+        );
+        table.told("  of the other build", us(3));
+    }
+    let names = ["events delivered a second", "  by the bare relay", &format!("  by Herald with {MANY_ALERTS} Alerts")];
+    for (name, speed) in names.into_iter().chain(["  by the other build"]).zip(&speed) {
+        table.told(name, format!("{:.0}", Spread::of(speed)));
+    }
     Ok(())
 }
 
@@ -196,7 +220,7 @@ async fn measure_cost(
 async fn measure_latency(
     options: &Options,
     traffic: &mut Traffic<'_>,
-    programs: [&Program; 2],
+    programs: &Programs,
     table: &mut Table,
 ) -> anyhow::Result<()> {
     const ROUNDS: usize = 3;
@@ -206,17 +230,17 @@ async fn measure_latency(
     let mut answers = [const { Vec::new() }; 2];
     let mut deliveries = [const { Vec::new() }; 2];
     for _ in 0..ROUNDS {
-        for (number, program) in programs.iter().enumerate() {
+        for (number, program) in [&programs.one, &programs.relay].into_iter().enumerate() {
             let run = traffic.drive(program.door, events, Some(options.rate)).await?;
             answers[number].extend(run.answers);
             deliveries[number].extend(run.deliveries);
         }
     }
     for (what, times) in [("event to answer", &mut answers), ("event to the vendor's write", &mut deliveries)] {
-        for (who, times) in [what, "  of the bare relay"].into_iter().zip(times) {
+        let names = [format!("{what}, p50 and p99, {} a second", options.rate), "  of the bare relay".to_owned()];
+        for (name, times) in names.into_iter().zip(times) {
             let [p50, p99] = [0.5, 0.99].map(|part| table::percentile(times, part).as_secs_f64() * 1e3);
-            let who = if who == what { format!("{what}, p50 and p99, {} a second", options.rate) } else { who.into() };
-            table.told(who, format!("{p50:.2} and {p99:.2} ms"));
+            table.told(name, format!("{p50:.2} and {p99:.2} ms"));
         }
     }
     Ok(())

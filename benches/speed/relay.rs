@@ -9,14 +9,12 @@ use std::sync::Arc;
 use anyhow::Context;
 use axum::extract::State;
 use bytes::Bytes;
+use herald::outbox::Limits;
 use http::StatusCode;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-
-/// Requests under way at once, as Herald has for one Provider.
-const UNDER_WAY: usize = 32;
 
 struct Relay {
     http: reqwest::Client,
@@ -47,9 +45,11 @@ struct Body<'a> {
 
 /// Serves until it is killed.
 pub async fn run(vendor: SocketAddr) -> anyhow::Result<()> {
-    let http = reqwest::Client::builder().user_agent("relay/0").pool_max_idle_per_host(UNDER_WAY).build()?;
+    // Requests under way at once, as Herald has for one Provider.
+    let under_way = Limits::default().per_provider;
+    let http = reqwest::Client::builder().user_agent("relay/0").pool_max_idle_per_host(under_way).build()?;
     let repository = format!("http://{vendor}/api/v3/repos/acme/relay");
-    let relay = Arc::new(Relay { http, repository, room: Semaphore::new(UNDER_WAY) });
+    let relay = Arc::new(Relay { http, repository, room: Semaphore::new(under_way) });
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     // In the words of Herald's log, for the one who waits for them.
     eprintln!("{{\"msg\":\"started\",\"events\":\"{}\"}}", listener.local_addr()?);

@@ -695,9 +695,6 @@ pub(super) fn insert<'a>(
     value: Value<'a>,
 ) -> Result<(), EvalError> {
     budget.spend(entries.len())?;
-    if !is_key(&key) {
-        return Err(EvalError::new(format!("unsupported key type: {}", key.type_name())));
-    }
     match entries.iter_mut().find(|(known, _)| same_key(known, &key)) {
         Some(entry) => entry.1 = value,
         None => entries.push((key, value)),

@@ -32,8 +32,12 @@ use value::Value;
 /// Bytes of an expression. Those in use have some hundred.
 pub const MAX_TEXT: usize = 16 << 10;
 
-/// Levels of nesting, so that no walk over an expression can run out of stack. As cel-go's.
+/// Levels of an expression, so that no walk over it can run out of stack. As cel-go's.
 pub const MAX_DEPTH: usize = 250;
+
+/// Brackets within brackets. cel-go allows 250; each takes the parser 14 KiB in a debug build, and a
+/// thread has 2 MiB.
+pub const MAX_NESTING: usize = 100;
 
 /// Steps of one run: each node visited, each element gone through and each 16 bytes of text read
 /// or made is one. Bounds time to some ten milliseconds and memory to some ten megabytes.
@@ -98,7 +102,7 @@ impl Expr {
     pub fn evaluate_string(&self, variables: &[(&str, &serde_json::Value)]) -> Result<String, EvalError> {
         match self.evaluate(variables)? {
             Value::String(text) => Ok(text.to_string()),
-            other => Err(EvalError::new(format!("the result is a {}, not a string", other.type_name()))),
+            other => Err(wrong_result(&other, "string")),
         }
     }
 
@@ -106,7 +110,7 @@ impl Expr {
     pub fn evaluate_bool(&self, variables: &[(&str, &serde_json::Value)]) -> Result<bool, EvalError> {
         match self.evaluate(variables)? {
             Value::Bool(bool) => Ok(bool),
-            other => Err(EvalError::new(format!("the result is a {}, not a bool", other.type_name()))),
+            other => Err(wrong_result(&other, "bool")),
         }
     }
 
@@ -142,6 +146,11 @@ impl EvalError {
     fn new(message: impl Into<String>) -> Self {
         Self { message: message.into() }
     }
+}
+
+/// What cannot be known before an expression runs: cel-go too takes a few signatures on trust.
+fn wrong_result(value: &Value<'_>, wanted: &str) -> EvalError {
+    EvalError::new(format!("the result is of type {}, not {wanted}", value.type_name()))
 }
 
 /// The error of a function or operator that has no use for these values.

@@ -15,25 +15,56 @@ pub(super) enum Node {
     /// A variable, by its place: those declared first, then those of macros from the outside in.
     Variable(usize),
     /// `a.b` and `a.?b`.
-    Select { of: Box<Node>, field: Arc<str>, optional: bool },
+    Select {
+        of: Box<Node>,
+        field: Arc<str>,
+        optional: bool,
+    },
     /// `a[b]` and `a[?b]`.
-    Index { of: Box<Node>, key: Box<Node>, optional: bool },
+    Index {
+        of: Box<Node>,
+        key: Box<Node>,
+        optional: bool,
+    },
     /// `has(a.b)`
-    Has { of: Box<Node>, field: Arc<str> },
+    Has {
+        of: Box<Node>,
+        field: Arc<str>,
+    },
     /// `&&` if false decides, `||` if true does.
-    Logic { terms: Vec<Node>, decided_by: bool },
+    Logic {
+        terms: Vec<Node>,
+        decided_by: bool,
+    },
     Choose(Box<[Node; 3]>),
     /// `or` and `orValue`.
-    Else { name: &'static str, parts: Box<[Node; 2]> },
-    Call { function: &'static Function, arguments: Vec<Node> },
+    Else {
+        name: &'static str,
+        parts: Box<[Node; 2]>,
+    },
+    Call {
+        function: &'static Function,
+        arguments: Vec<Node>,
+    },
     /// `matches` with an expression that is known.
-    Matches { text: Box<Node>, regex: Regex },
+    Matches {
+        text: Box<Node>,
+        regex: Regex,
+    },
     List(Vec<(Node, bool)>),
     Map(Vec<(Node, Node, bool)>),
     /// A macro that goes through a list or the keys of a map: the range, and what is asked of each.
-    Each { each: Each, range: Box<Node>, body: Box<Node> },
+    Each {
+        each: Each,
+        range: Box<Node>,
+        body: Box<Node>,
+    },
     /// `optMap`, and `optFlatMap` whose body is optional itself.
-    OptionalMap { of: Box<Node>, body: Box<Node>, flat: bool },
+    OptionalMap {
+        of: Box<Node>,
+        body: Box<Node>,
+        flat: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -128,12 +159,7 @@ impl<'a> Runner<'a> {
 
     /// What the value, or the one an optional holds, has under a key. The key of nothing is not
     /// asked for.
-    fn take(
-        &mut self,
-        value: Value<'a>,
-        optional: bool,
-        key: impl FnOnce(&mut Self) -> Outcome<'a>,
-    ) -> Outcome<'a> {
+    fn take(&mut self, value: Value<'a>, optional: bool, key: impl FnOnce(&mut Self) -> Outcome<'a>) -> Outcome<'a> {
         let (value, optional) = match &value {
             Value::Optional(None) => return Ok(Value::Optional(None)),
             Value::Optional(Some(inner)) => (&**inner, true),

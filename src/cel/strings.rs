@@ -199,7 +199,14 @@ pub(super) fn join<'a>(budget: &mut Budget, name: &'static str, values: &[Value<
 /// A double as Go's `%g` has it: `1.5`, `1e+06`, `+Inf`.
 pub(super) fn print_double(double: f64) -> String {
     if !double.is_finite() {
-        return if double.is_nan() { "NaN" } else if double > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
+        return if double.is_nan() {
+            "NaN"
+        } else if double > 0.0 {
+            "+Inf"
+        } else {
+            "-Inf"
+        }
+        .to_owned();
     }
     let scientific = format!("{double:e}");
     let exponent = scientific.split_once('e').and_then(|(_, exponent)| exponent.parse().ok()).unwrap_or(0);
@@ -217,7 +224,10 @@ fn padded_exponent(scientific: &str) -> String {
 pub(super) enum Piece<'t> {
     Text(&'t str),
     /// A clause such as `%.2f`.
-    Clause { verb: char, precision: usize },
+    Clause {
+        verb: char,
+        precision: usize,
+    },
     /// A clause that is none; what is wrong with it.
     Broken(String),
 }
@@ -277,8 +287,18 @@ pub(super) fn refusal(verb: char, type_name: &str) -> Option<String> {
     let (types, words): (&[&str], _) = match verb {
         's' => (
             &[
-                "list", "map", "int", "uint", "double", "bool", "string", "google.protobuf.Timestamp", "bytes",
-                "google.protobuf.Duration", "type", "null_type",
+                "list",
+                "map",
+                "int",
+                "uint",
+                "double",
+                "bool",
+                "string",
+                "google.protobuf.Timestamp",
+                "bytes",
+                "google.protobuf.Duration",
+                "type",
+                "null_type",
             ],
             "string clause can only be used on strings, bools, bytes, ints, doubles, maps, lists, types, durations, \
              and timestamps",
@@ -288,10 +308,7 @@ pub(super) fn refusal(verb: char, type_name: &str) -> Option<String> {
         'e' => (&["int", "uint", "double"], "scientific clause can only be used on ints, uints, and doubles"),
         'b' => (&["bool", "int", "uint"], "only ints, uints, and bools can be formatted as binary"),
         'o' => (&["int", "uint"], "octal clause can only be used on ints and uints"),
-        _ => (
-            &["int", "uint", "string", "bytes"],
-            "only ints, uints, bytes, and strings can be formatted as hex",
-        ),
+        _ => (&["int", "uint", "string", "bytes"], "only ints, uints, bytes, and strings can be formatted as hex"),
     };
     (!types.contains(&type_name)).then(|| format!("error during formatting: {words}, was given {type_name}"))
 }

@@ -5,7 +5,7 @@
 //! Depth is bounded here, once, for every walk over the tree that follows.
 
 use super::value::Value;
-use super::{MAX_DEPTH, Problem};
+use super::{MAX_DEPTH, MAX_NESTING, Problem};
 
 /// A node and the byte that an error about it points at.
 #[derive(Debug)]
@@ -41,8 +41,23 @@ pub(super) enum Kind {
 
 /// Words that cannot name a variable or function.
 const RESERVED: &[&str] = &[
-    "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package",
-    "namespace", "return", "var", "void", "while",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
 ];
 
 /// Longer ones first: the first that fits is taken.
@@ -211,7 +226,8 @@ impl<'t> Lexer<'t> {
                     text.push(b'\n');
                 }
                 '\\' if !raw => {
-                    let length = escape(&body[at..], bytes, &mut text).map_err(|message| Problem::new(start, message))?;
+                    let length =
+                        escape(&body[at..], bytes, &mut text).map_err(|message| Problem::new(start, message))?;
                     while chars.next_if(|(inside, _)| *inside < at + length).is_some() {}
                 }
                 c => text.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
@@ -318,7 +334,7 @@ impl<'t> Parser<'t> {
             Kind::Map(entries) => entries.iter().map(|(key, value, _)| key.depth.max(value.depth)).max().unwrap_or(0),
         };
         if below >= MAX_DEPTH {
-            return Err(too_deep(at));
+            return Err(too_deep(at, MAX_DEPTH));
         }
         Ok(Expr { at, kind, depth: below + 1 })
     }
@@ -328,8 +344,8 @@ impl<'t> Parser<'t> {
     }
 
     fn expression(&mut self) -> Result<Expr, Problem> {
-        if self.nesting >= MAX_DEPTH {
-            return Err(too_deep(self.at()));
+        if self.nesting >= MAX_NESTING {
+            return Err(too_deep(self.at(), MAX_NESTING));
         }
         self.nesting += 1;
         let mut expr = self.binary(0)?;
@@ -526,11 +542,7 @@ impl<'t> Parser<'t> {
     }
 
     /// Items up to `end`; a comma may stand after the last, or alone.
-    fn items<T>(
-        &mut self,
-        end: &str,
-        item: impl Fn(&mut Self) -> Result<T, Problem>,
-    ) -> Result<Vec<T>, Problem> {
+    fn items<T>(&mut self, end: &str, item: impl Fn(&mut Self) -> Result<T, Problem>) -> Result<Vec<T>, Problem> {
         let mut items = Vec::new();
         loop {
             if !(items.is_empty() && self.is(",")) && !self.is(end) {
@@ -548,8 +560,8 @@ impl<'t> Parser<'t> {
     }
 }
 
-fn too_deep(at: usize) -> Problem {
-    Problem::new(at, format!("nested deeper than {MAX_DEPTH}"))
+fn too_deep(at: usize, most: usize) -> Problem {
+    Problem::new(at, format!("nested deeper than {most}"))
 }
 
 fn integer(sign: &str, text: &str) -> Result<i64, &'static str> {

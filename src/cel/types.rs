@@ -147,7 +147,8 @@ impl Bindings {
     /// must, or nothing.
     pub(super) fn all_fit(&mut self, found: &[Type], wanted: &[Type]) -> bool {
         self.undo.clear();
-        let fit = found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| self.fit(found, wanted));
+        let fit =
+            found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| self.fit(found, wanted));
         if !fit {
             while let Some((parameter, before)) = self.undo.pop() {
                 self.bound[parameter] = before;

@@ -188,7 +188,8 @@ impl<'a> Map<'a> {
     }
 }
 
-/// Keys are strings, booleans and numbers; numbers of any type that are equal are one key.
+/// Keys are strings, booleans and numbers; numbers of any type that are equal are one key. A
+/// literal can hold others, as cel-go lets it, but nothing finds them.
 pub(super) fn same_key(a: &Value<'_>, b: &Value<'_>) -> bool {
     match (a, b) {
         (Value::String(a), Value::String(b)) => a == b,

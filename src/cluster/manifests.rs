@@ -19,6 +19,12 @@ use crate::view::{SecretData, SecretView};
 /// Bytes of one file; more is no manifest.
 const MAX_FILE: u64 = 8 << 20;
 
+/// Documents of one file.
+const MAX_DOCUMENTS: usize = 50_000;
+
+/// Values in one file, a document having some twenty.
+const MAX_NODES: usize = 1_500_000;
+
 /// Files of one directory; more is the wrong directory.
 const MAX_FILES: usize = 4096;
 
@@ -47,7 +53,8 @@ struct File {
 
 /// One document that Herald reads.
 enum Document {
-    Object(ObjectKind, Box<DynamicObject>),
+    /// As compact JSON, read again when it is published: parsed, it takes ten times the memory.
+    Object(ObjectKind, Box<str>),
     Secret(Key, Arc<SecretData>),
 }
 
@@ -127,7 +134,8 @@ impl Manifests {
                 if let Document::Object(of, object) = document
                     && *of == kind
                 {
-                    seen.insert(watch::apply(kind, object, &self.stores, &self.metrics));
+                    let object: DynamicObject = serde_json::from_str(object).expect("written by `parse`");
+                    seen.insert(watch::apply(kind, &object, &self.stores, &self.metrics));
                 }
             }
             self.stores.listed(kind, &seen);
@@ -153,23 +161,27 @@ fn text(path: &Path) -> Result<String, String> {
 /// The documents of a file. Kinds that are not ours are skipped with a line.
 fn parse(path: &Path, text: &str) -> Result<Vec<Document>, String> {
     // Without the lines around it, which may be a credential's.
-    let values: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| error.without_snippet().to_string())?;
+    let bounds = serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_documents: MAX_DOCUMENTS, max_nodes: MAX_NODES },
+    };
+    let values: Vec<Value> =
+        serde_saphyr::from_multiple_with_options(text, bounds).map_err(|error| error.without_snippet().to_string())?;
     let mut documents = Vec::new();
     for (position, value) in values.into_iter().enumerate().filter(|(_, value)| !value.is_null()) {
         let at = |why: String| format!("document {}: {why}", position + 1);
         let kind = value["kind"].as_str().unwrap_or_default().to_owned();
         let api_version = value["apiVersion"].as_str().unwrap_or_default().to_owned();
         let ours = api_version.starts_with(&format!("{GROUP}/"));
-        let object = || -> Result<Box<DynamicObject>, String> {
+        let object = || -> Result<DynamicObject, String> {
             let object: DynamicObject = serde_json::from_value(value.clone()).map_err(|error| at(error.to_string()))?;
             match &object.metadata.name {
-                Some(name) if !name.is_empty() => Ok(Box::new(object)),
+                Some(name) if !name.is_empty() => Ok(object),
                 _ => Err(at(format!("a {kind} without metadata.name; give it one"))),
             }
         };
         match kind.as_str() {
-            "Alert" if ours => documents.push(Document::Object(ObjectKind::Alert, object()?)),
-            "Provider" if ours => documents.push(Document::Object(ObjectKind::Provider, object()?)),
+            "Alert" if ours => documents.push(compact(ObjectKind::Alert, &object()?)),
+            "Provider" if ours => documents.push(compact(ObjectKind::Provider, &object()?)),
             "Secret" if api_version == "v1" => {
                 let object = object()?;
                 let data = secret_data(&object.data).map_err(at)?;
@@ -184,6 +196,10 @@ fn parse(path: &Path, text: &str) -> Result<Vec<Document>, String> {
         }
     }
     Ok(documents)
+}
+
+fn compact(kind: ObjectKind, object: &DynamicObject) -> Document {
+    Document::Object(kind, serde_json::to_string(object).expect("objects always encode").into())
 }
 
 /// `data` decoded, `stringData` over it, as the API server merges them.

@@ -11,9 +11,8 @@ use parking_lot::RwLock;
 
 use super::{Changes, ObjectKind, ObjectRef, Observed};
 use crate::api::{Alert, Key, Provider};
-use crate::cel::{CompileError, Expr};
 use crate::matching::{CompiledAlert, SharedIndex};
-use crate::view::{self, ProviderView, SecretView, View};
+use crate::view::{self, Expression, ProviderView, SecretView, View};
 
 /// See the module.
 #[derive(Default)]
@@ -210,7 +209,7 @@ impl Stores {
     }
 
     /// Makes a new view of a Provider with its Secrets as they are now.
-    fn publish(&self, state: &mut State, provider: Provider, expression: Option<Result<Arc<Expr>, CompileError>>) {
+    fn publish(&self, state: &mut State, provider: Provider, expression: Expression) {
         self.changed(&provider);
         let key = provider.meta.key.clone();
         state.version += 1;

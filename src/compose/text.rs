@@ -4,26 +4,23 @@
 /// other), joined with spaces, in lower case. An upper-case run before a lower-case one gives it
 /// its last letter: `OCIArtifactPullFailed` is `oci artifact pull failed`.
 pub fn words(reason: &str) -> String {
-    let mut runs: Vec<(Class, Vec<char>)> = Vec::new();
-    for letter in reason.chars() {
-        let class = Class::of(letter);
-        match runs.last_mut() {
-            Some((last, run)) if *last == class => run.push(letter),
-            _ => runs.push((class, vec![letter])),
+    let mut spaced = String::with_capacity(reason.len() + 8);
+    let mut before = None;
+    let mut letters = reason.chars().map(|letter| (letter, Class::of(letter))).peekable();
+    while let Some((letter, class)) = letters.next() {
+        let begins = match (before, class) {
+            (None, _) => false,
+            (Some(Class::Upper), Class::Upper) => letters.peek().is_some_and(|(_, next)| *next == Class::Lower),
+            (Some(Class::Upper), Class::Lower) => false,
+            (Some(before), _) => before != class,
+        };
+        if begins {
+            spaced.push(' ');
         }
+        spaced.push(letter);
+        before = Some(class);
     }
-    for at in 1..runs.len() {
-        if runs[at - 1].0 == Class::Upper && runs[at].0 == Class::Lower {
-            let capital = runs[at - 1].1.pop().expect("a run holds at least one letter");
-            runs[at].1.insert(0, capital);
-        }
-    }
-    let words: Vec<String> = runs
-        .into_iter()
-        .filter(|(_, run)| !run.is_empty())
-        .map(|(_, run)| run.into_iter().collect::<String>().to_lowercase())
-        .collect();
-    words.join(" ")
+    spaced.to_lowercase()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,6 +44,10 @@ impl Class {
 
 /// At most `limit` characters of `text`; what was longer ends in `…`.
 pub fn cut(text: &str, limit: usize) -> String {
+    // No text has more characters than bytes, and most are far shorter.
+    if text.len() <= limit {
+        return text.to_owned();
+    }
     match text.char_indices().nth(limit) {
         None => text.to_owned(),
         Some(_) => text.chars().take(limit.saturating_sub(1)).chain(['…']).collect(),

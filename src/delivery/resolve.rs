@@ -23,7 +23,8 @@ use crate::view::{ProviderView, SecretData, SecretView};
 /// Annotation on a Provider: `append` makes a given CA count besides the system's roots.
 const SYSTEM_ROOTS_ANNOTATION: &str = "herald.sh/system-roots";
 
-/// Annotation on a Provider: where the API is, for a server under a sub-path or with an API host.
+/// Annotation on a Provider: where the API is, for a server under a sub-path. At the address' host:
+/// the token was given for no other.
 const API_URL_ANNOTATION: &str = "herald.sh/api-url";
 
 /// Bytes an address may have, in the spec and in a Secret.

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use serde::Serialize;
 use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -74,10 +75,10 @@ where
                 let logger = fields.logger.as_deref().unwrap_or_else(|| metadata.target());
                 write!(out, "{{\"level\":\"{}\",\"ts\":\"{ts}\"", level(metadata.level()))?;
                 for (name, value) in [("logger", logger), ("msg", &fields.message)] {
-                    write!(out, ",\"{name}\":{}", Value::from(value))?;
+                    write!(out, ",\"{name}\":{}", encoded(value))?;
                 }
                 for (name, value) in &fields.rest {
-                    write!(out, ",\"{name}\":{value}")?;
+                    write!(out, ",\"{name}\":{}", encoded(value))?;
                 }
                 writeln!(out, "}}")
             }
@@ -90,6 +91,11 @@ where
             }
         }
     }
+}
+
+/// As JSON. Printing a `Value` says the same several times slower, a character at a time.
+fn encoded<T: Serialize + ?Sized>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 /// The level's word; a warning is `info` with an `error` field in Flux's vocabulary.
@@ -111,8 +117,8 @@ struct Fields {
 }
 
 impl Fields {
-    fn text(&mut self, field: &Field, value: String) {
-        let value = text::cut(&value, MAX_FIELD);
+    fn text(&mut self, field: &Field, value: &str) {
+        let value = text::cut(value, MAX_FIELD);
         match field.name() {
             "message" => self.message = value,
             "logger" => self.logger = Some(value),
@@ -125,11 +131,11 @@ impl Fields {
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.text(field, format!("{value:?}"));
+        self.text(field, &format!("{value:?}"));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.text(field, value.to_owned());
+        self.text(field, value);
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {

@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 
 use crate::secret::Secret;
 
-/// Idle connections kept for each host of a client.
-const IDLE_PER_HOST: usize = 32;
+/// Idle connections kept for each host of a client: as many as `delivery` has requests under way
+/// at most, lest many Providers at one host open for each request what the one before closed.
+const IDLE_PER_HOST: usize = 256;
 
 /// How long an idle connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);

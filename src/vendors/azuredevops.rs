@@ -7,6 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::HeaderValue;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderName};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -47,6 +48,9 @@ pub(super) fn build(target: Target) -> Result<Service, BuildError> {
 /// Address of the organisation, project and repository, out of each way they are written.
 fn parts(repository: &Repository) -> Option<(Url, String, String)> {
     let path: Vec<&str> = repository.path.split('/').filter(|part| !part.is_empty()).collect();
+    if !path.iter().all(|part| forge::is_segment(part)) {
+        return None;
+    }
     // Azure compares organisations without regard to case, and the peer writes them so.
     let services = |organisation: &str| {
         let url = Url::parse("https://dev.azure.com/").expect("a constant");
@@ -161,6 +165,75 @@ impl Statuses for AzureDevOps {
         let request = self
             .dressed(Request::post_json(self.url(status, ""), body))
             .header(CONTENT_TYPE, "application/json;charset=utf-8");
-        async move { self.target.send(request).await?.json::<serde_json::Value>().map(drop) }.boxed()
+        async move { self.target.send(request).await?.json::<IgnoredAny>().map(drop) }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_as_people_write_them() {
+        for (address, organisation, project, name) in [
+            ("https://dev.azure.com/org/proj/_git/repo", "https://dev.azure.com/org/", "proj", "repo"),
+            ("https://org@dev.azure.com/Org/Proj/_git/Repo", "https://dev.azure.com/org/", "Proj", "Repo"),
+            ("https://dev.azure.com/org/proj/_git/repo.git/", "https://dev.azure.com/org/", "proj", "repo"),
+            ("https://DEV.azure.com:443/org/proj/_git/repo", "https://dev.azure.com/org/", "proj", "repo"),
+            ("dev.azure.com/org/proj/_git/repo", "https://dev.azure.com/org/", "proj", "repo"),
+            ("https://dev.azure.com/org/My%20Proj/_git/My.Repo", "https://dev.azure.com/org/", "My Proj", "My.Repo"),
+            // The peer takes whatever stands third.
+            ("https://dev.azure.com/org/proj/x/repo", "https://dev.azure.com/org/", "proj", "repo"),
+            ("git@ssh.dev.azure.com:v3/org/proj/repo", "https://dev.azure.com/org/", "proj", "repo"),
+            ("ssh://git@ssh.dev.azure.com:22/v3/Org/proj/repo", "https://dev.azure.com/org/", "proj", "repo"),
+            ("org@vs-ssh.visualstudio.com:v3/org/proj/repo", "https://dev.azure.com/org/", "proj", "repo"),
+            ("https://org.visualstudio.com/proj/_git/repo", "https://dev.azure.com/org/", "proj", "repo"),
+            (
+                "https://org.visualstudio.com/DefaultCollection/proj/_git/repo",
+                "https://dev.azure.com/org/",
+                "proj",
+                "repo",
+            ),
+            (
+                "https://tfs.example.org/Collection/proj/_git/repo",
+                "https://tfs.example.org/collection/",
+                "proj",
+                "repo",
+            ),
+            (
+                "http://tfs.example.org:8080/tfs/Collection/proj/_git/repo",
+                "http://tfs.example.org:8080/tfs/collection/",
+                "proj",
+                "repo",
+            ),
+        ] {
+            let parts = parts(&Repository::parse(address).expect(address)).unwrap_or_else(|| panic!("{address}"));
+            assert_eq!(
+                (parts.0.as_str(), parts.1.as_str(), parts.2.as_str()),
+                (organisation, project, name),
+                "{address}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_names_no_repository_is_refused() {
+        for address in [
+            "https://dev.azure.com/org/proj",
+            "https://dev.azure.com/org/proj/repo",
+            "https://dev.azure.com/org/proj/_git",
+            "https://dev.azure.com/org/proj/_git/repo/branch",
+            "https://org.visualstudio.com/_git/repo",
+            "git@ssh.dev.azure.com:org/proj/repo",
+            "https://dev.azure.com/org%2F../proj/_git/repo",
+        ] {
+            assert_eq!(parts(&Repository::parse(address).expect(address)), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn the_summary_is_in_the_genre() {
+        assert_eq!(genre(None), "fluxcd");
+        assert_eq!(genre(Some("sum: x")), "fluxcd:sum: x");
     }
 }

@@ -6,6 +6,7 @@
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::HeaderValue;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -37,14 +38,18 @@ pub(super) fn build(target: Target) -> Result<Service, BuildError> {
     let (workspace, name) = repository.owner_and_name()?;
     let base = target.api_url.clone().unwrap_or_else(|| Url::parse(API).expect("a constant"));
     let repository = forge::under(&base, &["repositories", workspace, name]);
-    let authorization = authorization(&target)?;
+    let authorization = authorization(target.token.as_ref(), target.username.as_ref(), target.password.as_ref())?;
     Ok(Service::Statuses(Box::new(Bitbucket { target, repository, authorization })))
 }
 
 /// `user:password` in key `token`, or keys `username` and `password`, are Basic; any other token is
 /// an access token.
-fn authorization(target: &Target) -> Result<HeaderValue, BuildError> {
-    let header = match (&target.token, &target.username, &target.password) {
+fn authorization(
+    token: Option<&Secret>,
+    username: Option<&Secret>,
+    password: Option<&Secret>,
+) -> Result<HeaderValue, BuildError> {
+    let header = match (token, username, password) {
         (Some(token), ..) => match token.expose().split_once(':') {
             Some((user, password)) => forge::basic(user, &Secret::new(password)),
             None => sensitive(&format!("Bearer {}", token.expose())),
@@ -116,6 +121,50 @@ impl Statuses for Bitbucket {
         };
         let body = serde_json::to_vec(&body).expect("text always encodes");
         let request = Request::post_json(self.url(status, ""), body).authorization(&self.authorization);
-        async move { self.target.send(request).await?.json::<serde_json::Value>().map(drop) }.boxed()
+        async move { self.target.send(request).await?.json::<IgnoredAny>().map(drop) }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(token: Option<&str>, username: Option<&str>, password: Option<&str>) -> Result<String, BuildError> {
+        let [token, username, password] = [token, username, password].map(|text| text.map(Secret::new));
+        let header = authorization(token.as_ref(), username.as_ref(), password.as_ref())?;
+        assert!(header.is_sensitive());
+        Ok(header.to_str().expect("text").to_owned())
+    }
+
+    #[test]
+    fn credentials_in_every_form() {
+        for (token, username, password, expected) in [
+            // The base64 of user:app-pass.
+            (Some("user:app-pass"), None, None, "Basic dXNlcjphcHAtcGFzcw=="),
+            (None, Some("user"), Some("app-pass"), "Basic dXNlcjphcHAtcGFzcw=="),
+            // Of user:a:b, which the peer refuses.
+            (Some("user:a:b"), None, None, "Basic dXNlcjphOmI="),
+            (Some("access-token"), None, None, "Bearer access-token"),
+            // Each stands for itself: a lone other one spoils nothing.
+            (Some("access-token"), Some("user"), None, "Bearer access-token"),
+            (Some("access-token"), None, Some("pass"), "Bearer access-token"),
+        ] {
+            assert_eq!(sent(token, username, password).as_deref(), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn half_a_credential_is_none() {
+        for (username, password) in [(None, None), (Some("user"), None), (None, Some("s3cret"))] {
+            let error = sent(None, username, password).expect_err("there is no credential");
+            assert_eq!(error.reason, "InvalidCredentials");
+            assert!(!error.message.contains("s3cret"), "{}", error.message);
+        }
+        assert_eq!(sent(Some("s3cret\n"), None, None), Err(forge::unusable_token()));
+    }
+
+    #[test]
+    fn a_key_is_the_sha_1_of_the_name() {
+        assert_eq!(forge::key("abc"), "a9993e364706816aba3e25717850c26c9cd0d89d");
     }
 }

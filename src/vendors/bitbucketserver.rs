@@ -29,33 +29,12 @@ struct BitbucketServer {
 }
 
 pub(super) fn build(target: Target) -> Result<Service, BuildError> {
-    let wrong = || {
+    let (repository, link) = parts(target.address.expose()).ok_or_else(|| {
         BuildError::address(
             "spec.address is not the clone address of a repository; write it like \
              https://host/context/scm/project/repository.git",
         )
-    };
-    let mut address = Url::parse(target.address.expose()).map_err(|_| wrong())?;
-    if !matches!(address.scheme(), "http" | "https")
-        || address.set_password(None).is_err()
-        || address.set_username("").is_err()
-    {
-        return Err(wrong());
-    }
-    let written = target.address.expose();
-    let link = if written.contains('@') { address.to_string() } else { written.to_owned() };
-    // The last one: a context path may hold `scm` itself.
-    let (context, rest) = address.path().rsplit_once("/scm/").ok_or_else(wrong)?;
-    let (project, name) = rest.trim_matches('/').split_once('/').ok_or_else(wrong)?;
-    let name = name.strip_suffix(".git").unwrap_or(name);
-    if project.is_empty() || name.is_empty() || name.contains('/') {
-        return Err(wrong());
-    }
-    let path = format!("{context}/rest/api/latest/projects/{project}/repos/{name}/");
-    let mut repository = address;
-    repository.set_query(None);
-    repository.set_fragment(None);
-    repository.set_path(&path);
+    })?;
     let authorization = match (&target.token, &target.username, &target.password) {
         (Some(token), ..) => sensitive(&format!("Bearer {}", token.expose())),
         (None, Some(user), Some(password)) => forge::basic(user.expose(), password),
@@ -67,6 +46,27 @@ pub(super) fn build(target: Target) -> Result<Service, BuildError> {
     }
     .ok_or_else(forge::unusable_token)?;
     Ok(Service::Statuses(Box::new(BitbucketServer { target, repository, link, authorization })))
+}
+
+/// Out of a clone address: where the repository is in the API, and the link.
+fn parts(written: &str) -> Option<(Url, String)> {
+    let mut address = Url::parse(written).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    address.set_password(None).ok()?;
+    address.set_username("").ok()?;
+    let link = if written.contains('@') { address.to_string() } else { written.to_owned() };
+    // The last one: a context path may hold `scm` itself.
+    let (context, rest) = address.path().rsplit_once("/scm/")?;
+    let (project, name) = rest.trim_matches('/').split_once('/')?;
+    let name = name.strip_suffix(".git").unwrap_or(name);
+    if project.is_empty() || name.is_empty() || name.contains('/') {
+        return None;
+    }
+    let path = format!("{context}/rest/api/latest/projects/{project}/repos/{name}/");
+    let mut repository = address;
+    repository.set_query(None);
+    repository.set_fragment(None);
+    repository.set_path(&path);
+    Some((repository, link))
 }
 
 #[derive(Deserialize)]
@@ -137,5 +137,51 @@ impl Statuses for BitbucketServer {
         let request = self.dressed(Request::post_json(self.url(status), body));
         // It answers 204 without a body.
         async move { self.target.send(request).await?.not_a_page() }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clone_addresses() {
+        const API: &str = "rest/api/latest/projects";
+        for (address, repository, link) in [
+            ("https://host/scm/proj/repo.git", format!("https://host/{API}/proj/repos/repo/"), None),
+            ("https://host/scm/proj/repo", format!("https://host/{API}/proj/repos/repo/"), None),
+            ("https://host/scm/proj/repo.git/", format!("https://host/{API}/proj/repos/repo/"), None),
+            ("http://host:7990/ctx/scm/proj/repo.git", format!("http://host:7990/ctx/{API}/proj/repos/repo/"), None),
+            ("https://host/scm/scm/proj/repo.git", format!("https://host/scm/{API}/proj/repos/repo/"), None),
+            ("https://host/scm/~user/repo.git", format!("https://host/{API}/~user/repos/repo/"), None),
+            ("https://HOST:443/scm/PROJ/repo.git", format!("https://host/{API}/PROJ/repos/repo/"), None),
+            ("https://host/scm/proj/repo.git?x=1#y", format!("https://host/{API}/proj/repos/repo/"), None),
+            ("https://host/scm/proj/a%2Fb.git", format!("https://host/{API}/proj/repos/a%2Fb/"), None),
+            (
+                "https://user:s3cret@host/scm/proj/repo.git",
+                format!("https://host/{API}/proj/repos/repo/"),
+                Some("https://host/scm/proj/repo.git"),
+            ),
+        ] {
+            let parts = parts(address).unwrap_or_else(|| panic!("{address}"));
+            assert_eq!((parts.0.as_str(), parts.1.as_str()), (repository.as_str(), link.unwrap_or(address)));
+        }
+    }
+
+    #[test]
+    fn what_is_no_clone_address_is_refused() {
+        for address in [
+            "",
+            "host/scm/proj/repo.git",
+            "https://host/projects/proj/repos/repo",
+            "https://host/scm/proj",
+            "https://host/scm/proj/.git",
+            "https://host/scm//repo.git",
+            "https://host/scm/proj/a/b.git",
+            "ssh://git@host:7999/proj/repo.git",
+            "ssh://git@host:7999/scm/proj/repo.git",
+        ] {
+            assert_eq!(parts(address), None, "{address}");
+        }
     }
 }

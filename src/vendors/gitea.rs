@@ -8,6 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::HeaderValue;
 use serde::Serialize;
+use serde::de::IgnoredAny;
 use url::Url;
 
 use super::forge::{self, Repository, Words};
@@ -77,6 +78,6 @@ impl Statuses for Gitea {
         let body = serde_json::to_vec(&body).expect("text always encodes");
         let request = Request::post_json(self.url(&format!("statuses/{}", status.commit)), body)
             .authorization(&self.authorization);
-        async move { self.target.send(request).await?.json::<serde_json::Value>().map(drop) }.boxed()
+        async move { self.target.send(request).await?.json::<IgnoredAny>().map(drop) }.boxed()
     }
 }

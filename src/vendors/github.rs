@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use http::HeaderValue;
 use http::header::{ACCEPT, HeaderName};
 use serde::Serialize;
+use serde::de::IgnoredAny;
 use url::Url;
 
 use super::forge::{self, Repository, Words};
@@ -100,7 +101,7 @@ impl Statuses for GitHub {
             Body { state: Words::GITHUB.of(status.state), description: &status.description, context: &status.name };
         let body = serde_json::to_vec(&body).expect("text always encodes");
         let request = self.dressed(Request::post_json(self.url(&format!("statuses/{}", status.commit)), body));
-        async move { self.target.send(request).await?.json::<serde_json::Value>().map(drop) }.boxed()
+        async move { self.target.send(request).await?.json::<IgnoredAny>().map(drop) }.boxed()
     }
 }
 

@@ -7,6 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::HeaderValue;
 use http::header::{ACCEPT, HeaderName};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -29,17 +30,21 @@ struct GitLab {
 
 pub(super) fn build(target: Target) -> Result<Service, BuildError> {
     let (base, repository) = Repository::parse(target.address.expose())?.api(&target, "api/v4/");
-    if repository.path.is_empty() {
-        return Err(BuildError::address(
+    let project = project(&base, &repository.path).ok_or_else(|| {
+        BuildError::address(
             "spec.address names no project; write it like https://gitlab.com/group/project or https://gitlab.com/1234",
-        ));
-    }
-    // One segment: the whole path with its slashes, or a number.
-    let project = base
-        .join(&format!("projects/{}/", forge::one_segment(&repository.path)))
-        .map_err(|_| BuildError::address("spec.address holds characters no project at GitLab has"))?;
+        )
+    })?;
     let token = sensitive(forge::token(&target)?.expose()).ok_or_else(forge::unusable_token)?;
     Ok(Service::Statuses(Box::new(GitLab { target, project, token })))
+}
+
+/// The project in the API. Its path is one segment with its slashes encoded, or a number.
+fn project(base: &Url, path: &str) -> Option<Url> {
+    if !path.split('/').all(forge::is_segment) {
+        return None;
+    }
+    base.join(&format!("projects/{}/", forge::one_segment(path))).ok()
 }
 
 #[derive(Deserialize)]
@@ -106,9 +111,45 @@ impl Statuses for GitLab {
                 {
                     Ok(())
                 }
-                answer => answer?.json::<serde_json::Value>().map(drop),
+                answer => answer?.json::<IgnoredAny>().map(drop),
             }
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn project_of(address: &str) -> Option<String> {
+        let repository = Repository::parse(address).expect(address);
+        let base = repository.origin.join("api/v4/").expect("it joins");
+        project(&base, &repository.path).map(String::from)
+    }
+
+    #[test]
+    fn a_project_is_one_segment_as_the_peer_encodes_it() {
+        for (address, project) in [
+            ("https://gitlab.com/foo/bar.git", "https://gitlab.com/api/v4/projects/foo%2Fbar/"),
+            ("https://gitlab.com/foo/bar/", "https://gitlab.com/api/v4/projects/foo%2Fbar/"),
+            ("git@gitlab.com:group/sub.x/proj.git", "https://gitlab.com/api/v4/projects/group%2Fsub%2Ex%2Fproj/"),
+            ("https://g.example.org:8443/a/b/c/d.git", "https://g.example.org:8443/api/v4/projects/a%2Fb%2Fc%2Fd/"),
+            ("https://gitlab.com/1234", "https://gitlab.com/api/v4/projects/1234/"),
+            ("http://gitlab.com/a_b/c-d", "http://gitlab.com/api/v4/projects/a_b%2Fc-d/"),
+            ("https://gitlab.com/a%20b/c?x#y", "https://gitlab.com/api/v4/projects/a%20b%2Fc/"),
+            ("https://gitlab.com/.../x", "https://gitlab.com/api/v4/projects/%2E%2E%2E%2Fx/"),
+        ] {
+            assert_eq!(project_of(address).as_deref(), Some(project), "{address}");
+        }
+    }
+
+    #[test]
+    fn what_names_no_project_is_refused() {
+        for address in
+            ["https://gitlab.com", "https://gitlab.com/.git", "https://gitlab.com/%2F..", "https://gitlab.com/a//b"]
+        {
+            assert_eq!(project_of(address), None, "{address}");
+        }
     }
 }

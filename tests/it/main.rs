@@ -12,7 +12,9 @@ mod tls;
 mod vendors;
 
 mod compose;
+mod contracts;
 mod delivery;
+mod hosts;
 mod ingest;
 mod logs;
 mod manifests;

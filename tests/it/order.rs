@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::scene::{Scene, forge, git, token};
-use crate::support::app::{DEADLINE, Herald};
+use crate::support::app::DEADLINE;
 use crate::support::flux::{FluxEvent, alert, kustomization_event, sha};
 use crate::support::forge::{Fault, Forge};
 

@@ -77,6 +77,8 @@ fn new_job(put: Put, id: u64, now: Instant) -> NewJob {
             commit: "c".into(),
             state: State::Success,
             name: "n".into(),
+            label: "n".into(),
+            summary: None,
             description: id.to_string(),
         }),
         provider: Key::new("ns", "p"),

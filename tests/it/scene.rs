@@ -56,7 +56,8 @@ pub fn token() -> Manifest {
     secret("token", "token", TOKEN)
 }
 
-async fn herald(forge: &Forge, folder: &Folder, flags: &[&str]) -> Herald {
+/// A Herald that reads the folder and knows Bitbucket Cloud's API to be at the forge.
+pub async fn herald(forge: &Forge, folder: &Folder, flags: &[&str]) -> Herald {
     let bitbucket = format!("--bitbucket-api-base-url={}/2.0", forge.url());
     Herald::manifests(folder.path(), &[&[bitbucket.as_str()], flags].concat()).await
 }
@@ -78,7 +79,7 @@ impl Scene {
         Self::with(forge, [shape(provider), token(), alert("all", name)], &[]).await
     }
 
-    /// These manifests and flags, and Bitbucket Cloud at the forge.
+    /// These manifests and flags.
     pub async fn with(forge: Forge, manifests: impl IntoIterator<Item = Manifest>, flags: &[&str]) -> Self {
         let folder = Folder::with(manifests);
         let herald = herald(&forge, &folder, flags).await;

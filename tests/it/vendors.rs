@@ -255,7 +255,7 @@ async fn an_end_in_the_middle_of_a_write_leaves_no_second_status() {
         assert_eq!(taken.await, 1);
         scene.herald.app.shutdown(Duration::ZERO).await;
 
-        let again = scene.another().await;
+        let again = crate::scene::herald(&scene.forge, &scene.folder, &[]).await;
         assert_eq!(again.post(&event(1)).await, 202);
         again.idle().await;
         assert_eq!(told(row, &scene.forge, &sha(1)).1, 1, "{}", row.name);

@@ -37,7 +37,7 @@ async fn three_kustomizations_on_a_real_git_host() {
     let commits = gitea.commit(REPOSITORY, 2).await;
     let [first, second] = &commits[..] else { panic!("two commits were asked for") };
 
-    let herald = herald_in(api, &namespace).await;
+    let herald = herald_in(api, &namespace, &[]).await;
     api.kubectl_apply(&notifications(&namespace, &address, &gitea.token).to_string());
     known(&herald, &namespace, NAME).await;
     let uid = api.kubectl_ok(&["get", "provider", NAME, "-n", &namespace, "-o", "jsonpath={.metadata.uid}"]);

@@ -42,9 +42,10 @@ async fn api_server() -> &'static ApiServer {
 }
 
 /// Herald on the objects of one namespace, so that tests keep apart.
-async fn herald_in(api: &ApiServer, namespace: &str) -> Herald {
+async fn herald_in(api: &ApiServer, namespace: &str, flags: &[&str]) -> Herald {
     let namespace = format!("--runtime-namespace={namespace}");
-    Herald::cluster(api.client().await, &["--watch-all-namespaces=false", &namespace]).await
+    let of_namespace = ["--watch-all-namespaces=false", &namespace];
+    Herald::cluster(api.client().await, &[&of_namespace, flags].concat()).await
 }
 
 /// Waits until Herald knows an Alert, the Provider of the same name and that one's Secrets: from
