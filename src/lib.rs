@@ -27,7 +27,7 @@
 //! * [`cluster`]: watches, or a directory of files, behind [`view`].
 //! * [`reconcile`]: the conditions of our objects.
 //! * [`ops`], [`cli`], [`app`]: for whoever runs it; how the parts are put together.
-//! * [`api`], [`view`], [`clock`], [`secret`]: what the stages share; they know none of them.
+//! * [`api`], [`view`], [`clock`], [`secret`], [`goregex`]: what the stages share; they know none of them.
 
 #![deny(missing_docs)]
 #![deny(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
@@ -40,6 +40,7 @@ pub mod view;
 pub mod ingest;
 pub mod pipeline;
 
+pub mod goregex;
 pub mod matching;
 
 pub mod cel;

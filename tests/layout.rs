@@ -15,11 +15,12 @@ use regex::Regex;
 /// count, and `app` knows all.
 const ARROWS: &[(&str, &[&str])] = &[
     ("api", &[]),
-    ("cel", &[]),
+    ("goregex", &[]),
+    ("cel", &["goregex"]),
     ("clock", &[]),
     ("secret", &[]),
-    ("view", &["api", "secret"]),
-    ("matching", &["api", "cel", "view"]),
+    ("view", &["api", "cel", "secret"]),
+    ("matching", &["api", "cel", "goregex", "view"]),
     ("compose", &["api", "cel", "view"]),
     ("outbound", &["secret", "clock"]),
     ("outbox", &["compose", "clock"]),

@@ -38,6 +38,9 @@ const MANY_ALERTS: usize = 5_000;
 /// See [`MANY_ALERTS`].
 const MANY_PROVIDERS: usize = 500;
 
+/// Events after which memory is read, besides before the first and after the last.
+const GROWN: usize = 20_000;
+
 /// Measures Herald and prints one table.
 #[derive(Clone, Debug, Parser)]
 struct Options {
@@ -45,11 +48,11 @@ struct Options {
     parts: Vec<Part>,
 
     /// Rounds of traffic for each program, after one that is not counted.
-    #[arg(long, default_value_t = 25)]
+    #[arg(long, default_value_t = 75)]
     rounds: usize,
 
     /// Events in a round.
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value_t = 1_500)]
     events: usize,
 
     /// Events a second where latency is measured.
@@ -147,15 +150,8 @@ async fn measure_programs(options: &Options, traffic: bool, memory: bool, table:
     }
     drop(idle);
     if traffic {
-        let heralds = [(&programs.one, 1), (&programs.many, MANY_ALERTS)];
-        let before = [programs.one.resident()?, programs.many.resident()?];
         let mut traffic = Traffic::new(&vendor, options.senders);
         measure_cost(options, &mut traffic, &programs, table).await?;
-        for ((program, alerts), before) in heralds.into_iter().zip(before) {
-            let told = (options.rounds + 1) * options.events;
-            let what = format!("memory after {told} events, {alerts} Alerts");
-            table.told(what, format!("{:.1} MiB ({before:.1} before)", program.resident()?));
-        }
         measure_latency(options, &mut traffic, &programs, table).await?;
         let faults = traffic.lost + traffic.twice + traffic.refused;
         table.judged(
@@ -181,8 +177,11 @@ async fn measure_cost(
     let mut cost = vec![Vec::new(); turns.len()];
     let mut speed = vec![Vec::new(); turns.len()];
     eprintln!("{} rounds of {} events for each of {} programs", options.rounds, options.events, turns.len());
+    let mut grown = vec![(0, one.resident()?, many.resident()?)];
     for round in 0..=options.rounds {
-        for (number, program) in turns.iter().enumerate() {
+        // Whose turn comes first differs from round to round.
+        for number in (0..turns.len()).map(|turn| (turn + round) % turns.len()) {
+            let program = turns[number];
             let before = program.cpu()?;
             let run = traffic.drive(program.door, options.events, None).await?;
             let spent = program.cpu()? - before;
@@ -191,6 +190,10 @@ async fn measure_cost(
                 cost[number].push(spent.as_secs_f64() * 1e6 / options.events as f64);
                 speed[number].push(options.events as f64 / run.elapsed.as_secs_f64());
             }
+        }
+        let told = (round + 1) * options.events;
+        if round == options.rounds || (told >= GROWN && told - options.events < GROWN) {
+            grown.push((told, one.resident()?, many.resident()?));
         }
     }
     let us = |number: usize| format!("{:.0} us", Spread::of(&cost[number]));
@@ -212,6 +215,10 @@ async fn measure_cost(
     let names = ["events delivered a second", "  by the bare relay", &format!("  by Herald with {MANY_ALERTS} Alerts")];
     for (name, speed) in names.into_iter().chain(["  by the other build"]).zip(&speed) {
         table.told(name, format!("{:.0}", Spread::of(speed)));
+    }
+    for (told, one, many) in grown {
+        let what = format!("memory after {told} events, 1 Alert and {MANY_ALERTS}");
+        table.told(what, format!("{one:.1} and {many:.1} MiB"));
     }
     Ok(())
 }

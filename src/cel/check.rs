@@ -88,7 +88,7 @@ pub(super) fn output_name(of: &Type) -> String {
         Type::List(of) => format!("list({})", output_name(of)),
         Type::Map(key, value) => format!("map({}, {})", output_name(key), output_name(value)),
         Type::Optional(of) => format!("optional_type({})", output_name(of)),
-        Type::Type(Some(of)) => format!("type({})", output_name(of)),
+        Type::Meta(Some(of)) => format!("type({})", output_name(of)),
         other => other.to_string(),
     }
 }
@@ -583,7 +583,7 @@ fn running_name(of: &Type) -> &'static str {
         Type::Bytes => "bytes",
         Type::Timestamp => "google.protobuf.Timestamp",
         Type::Duration => "google.protobuf.Duration",
-        Type::Type(_) => "type",
+        Type::Meta(_) => "type",
         Type::List(_) => "list",
         Type::Map(..) => "map",
         Type::Optional(_) => "optional_type",

@@ -16,8 +16,8 @@ fn out_of_range(position: i64) -> EvalError {
 /// The byte at which the character at `position` starts; the end counts as one more character.
 fn byte_at(text: &str, position: i64) -> Result<usize, EvalError> {
     let wanted = usize::try_from(position).map_err(|_| out_of_range(position))?;
-    let starts = text.char_indices().map(|(byte, _)| byte).chain([text.len()]);
-    starts.skip(wanted).next().ok_or_else(|| out_of_range(position))
+    let mut starts = text.char_indices().map(|(byte, _)| byte).chain([text.len()]);
+    starts.nth(wanted).ok_or_else(|| out_of_range(position))
 }
 
 /// The character that starts at the byte.

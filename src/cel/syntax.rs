@@ -545,7 +545,8 @@ impl<'t> Parser<'t> {
     fn items<T>(&mut self, end: &str, item: impl Fn(&mut Self) -> Result<T, Problem>) -> Result<Vec<T>, Problem> {
         let mut items = Vec::new();
         loop {
-            if !(items.is_empty() && self.is(",")) && !self.is(end) {
+            let lone_comma = items.is_empty() && self.is(",");
+            if !lone_comma && !self.is(end) {
                 items.push(item(self)?);
             }
             if self.eat(end) {

@@ -1,3 +1,6 @@
+//! The evaluator beside cel-go: every expression of the fixture gives what cel-go gave, or is refused
+//! where cel-go refuses it; and no text at all makes it panic.
+
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 

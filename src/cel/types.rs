@@ -24,7 +24,7 @@ pub(super) enum Type {
     Timestamp,
     Duration,
     /// The type of a type.
-    Type(Option<Arc<Type>>),
+    Meta(Option<Arc<Type>>),
     List(Arc<Type>),
     Map(Arc<Type>, Arc<Type>),
     Optional(Arc<Type>),
@@ -46,7 +46,7 @@ impl Type {
     }
 
     pub(super) fn of(of: Type) -> Type {
-        Type::Type(Some(Arc::new(of)))
+        Type::Meta(Some(Arc::new(of)))
     }
 
     fn fits_anything(&self) -> bool {
@@ -80,7 +80,7 @@ impl Type {
             "bytes" => Type::Bytes,
             "timestamp" => Type::Timestamp,
             "duration" => Type::Duration,
-            "type" => Type::Type(None),
+            "type" => Type::Meta(None),
             _ => match text.as_bytes() {
                 [letter @ b'A'..=b'Z'] => Type::Parameter(usize::from(letter - b'A')),
                 _ => Type::Error,
@@ -103,8 +103,8 @@ impl fmt::Display for Type {
             Type::Bytes => "bytes",
             Type::Timestamp => "timestamp",
             Type::Duration => "duration",
-            Type::Type(None) => "type",
-            Type::Type(Some(of)) => return write!(f, "type({of})"),
+            Type::Meta(None) => "type",
+            Type::Meta(Some(of)) => return write!(f, "type({of})"),
             Type::List(of) => return write!(f, "list({of})"),
             Type::Map(key, value) => return write!(f, "map({key}, {value})"),
             Type::Optional(of) => return write!(f, "optional_type({of})"),
@@ -194,7 +194,7 @@ impl Bindings {
         }
         match (found, wanted) {
             (Type::Null, other) | (other, Type::Null) => other.is_nullable(),
-            (Type::Type(_), Type::Type(_)) => true,
+            (Type::Meta(_), Type::Meta(_)) => true,
             (Type::List(a), Type::List(b)) | (Type::Optional(a), Type::Optional(b)) => self.fit(a, b),
             (Type::Map(a, c), Type::Map(b, d)) => self.fit(a, b) && self.fit(c, d),
             (found, wanted) => found == wanted,
@@ -234,7 +234,7 @@ impl Bindings {
         match (a, b) {
             (Type::List(a), Type::List(b))
             | (Type::Optional(a), Type::Optional(b))
-            | (Type::Type(Some(a)), Type::Type(Some(b))) => self.same(a, b),
+            | (Type::Meta(Some(a)), Type::Meta(Some(b))) => self.same(a, b),
             (Type::Map(a, c), Type::Map(b, d)) => self.same(a, b) && self.same(c, d),
             (a, b) => a == b,
         }
@@ -251,7 +251,7 @@ impl Bindings {
                 Some(known) => self.is_free_of(parameter, &known),
                 None => true,
             },
-            Type::List(of) | Type::Optional(of) | Type::Type(Some(of)) => self.is_free_of(parameter, of),
+            Type::List(of) | Type::Optional(of) | Type::Meta(Some(of)) => self.is_free_of(parameter, of),
             Type::Map(key, value) => self.is_free_of(parameter, key) && self.is_free_of(parameter, value),
             _ => true,
         }
@@ -269,7 +269,7 @@ impl Bindings {
             },
             Type::List(of) => Type::list(self.resolve(of)),
             Type::Optional(of) => Type::optional(self.resolve(of)),
-            Type::Type(Some(of)) => Type::of(self.resolve(of)),
+            Type::Meta(Some(of)) => Type::of(self.resolve(of)),
             Type::Map(key, value) => Type::map(self.resolve(key), self.resolve(value)),
             other => other.clone(),
         }
@@ -286,7 +286,7 @@ fn open_to_dyn(of: &Type) -> Type {
         Type::Parameter(_) => Type::Dyn,
         Type::List(of) => Type::list(open_to_dyn(of)),
         Type::Optional(of) => Type::optional(open_to_dyn(of)),
-        Type::Type(Some(of)) => Type::of(open_to_dyn(of)),
+        Type::Meta(Some(of)) => Type::of(open_to_dyn(of)),
         Type::Map(key, value) => Type::map(open_to_dyn(key), open_to_dyn(value)),
         other => other.clone(),
     }
@@ -298,7 +298,7 @@ pub(super) fn shifted(of: &Type, first: usize) -> Type {
         Type::Parameter(number) => Type::Parameter(first + number),
         Type::List(of) => Type::list(shifted(of, first)),
         Type::Optional(of) => Type::optional(shifted(of, first)),
-        Type::Type(Some(of)) => Type::of(shifted(of, first)),
+        Type::Meta(Some(of)) => Type::of(shifted(of, first)),
         Type::Map(key, value) => Type::map(shifted(key, first), shifted(value, first)),
         other => other.clone(),
     }
@@ -311,7 +311,7 @@ pub(super) fn less_specific(a: &Type, b: &Type) -> bool {
         (_, Type::Dyn | Type::Parameter(_)) => false,
         (Type::List(a), Type::List(b)) | (Type::Optional(a), Type::Optional(b)) => less_specific(a, b),
         (Type::Map(a, c), Type::Map(b, d)) => less_specific(a, b) && less_specific(c, d),
-        (Type::Type(_), Type::Type(_)) => true,
+        (Type::Meta(_), Type::Meta(_)) => true,
         (a, b) => a == b,
     }
 }

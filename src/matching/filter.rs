@@ -4,7 +4,7 @@
 
 use regex::{RegexSet, RegexSetBuilder};
 
-use super::goregex;
+use crate::goregex;
 
 /// Bytes one compiled list may take, so that no Alert can fill the memory.
 const COMPILED_LIMIT: usize = 4 << 20;

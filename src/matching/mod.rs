@@ -4,7 +4,6 @@
 mod alert;
 mod filter;
 pub mod gate;
-mod goregex;
 mod index;
 
 pub use alert::{CompiledAlert, Problem};

@@ -3,13 +3,13 @@
 //! The expressions of an Alert were written for Flux, where Go's package `regexp` reads them. It
 //! and the crate `regex` are of one family and differ in details that nobody would notice before
 //! an event is missed: `\d` is ASCII in Go, `\<` a plain `<`, `[a&&b]` has no intersection.
-//! `filter` calls [`translate`] when an Alert changes.
+//! Called by `matching::filter` when an Alert changes, and by `cel` for `matches`.
 //!
 //! The rules are those of Go's `regexp/syntax` with its Perl flags, as `regexp.Compile` applies
 //! them; <https://pkg.go.dev/regexp/syntax> describes them. What is written for Rust is plainer
 //! than what was read. Flags are resolved here, each piece carries those it needs, so the two
 //! sides need not agree on how far a flag reaches. No group captures, and no repetition is lazy:
-//! whether there is a match depends on neither, and that is all an Alert asks.
+//! whether there is a match depends on neither, and that is all that is asked.
 //!
 //! What still differs: the tables are those of Unicode 16 (Go 1.26: 15), so characters of 2023 and
 //! later can be letters here and nothing there; `(?i)\p{LC}` has U+0345 here; groups nest less deep
@@ -95,7 +95,7 @@ const SCRIPTS: &str = "adlam ahom arabic armenian avestan balinese bamum batak b
 
 /// The expression of the crate `regex` that matches the texts `go` matches in Go, or why Go
 /// refuses it: Go's words, and the piece they are about.
-pub(super) fn translate(go: &str) -> Result<String, String> {
+pub fn translate(go: &str) -> Result<String, String> {
     let mut parser = Parser::new(go);
     parser.expression()?;
     if parser.outer.is_empty() { Ok(parser.out) } else { refuse("missing closing )", go, "") }
@@ -627,7 +627,7 @@ mod tests {
 
     /// Measured with a Go program that compiled each expression with Go 1.26.8 `regexp` and asked
     /// it about each text.
-    const MEASURED: &str = include_str!("../../tests/fixtures/goregex.jsonl");
+    const MEASURED: &str = include_str!("../tests/fixtures/goregex.jsonl");
 
     fn compile(translated: &str) -> Result<regex::RegexSet, regex::Error> {
         regex::RegexSetBuilder::new([translated]).size_limit(4 << 20).build()
