@@ -36,7 +36,7 @@ assets: ## Build the real servers for the tests, once per user; prints their fol
 
 .PHONY: bench
 bench: ## Print the table of what an event costs (benches/README.md says how to read it)
-	cargo bench --locked
+	cargo bench --locked --bench speed
 
 .PHONY: fmt
 fmt: ## Format the code

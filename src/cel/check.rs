@@ -61,6 +61,7 @@ pub(super) fn infer(expr: &Expr, variables: &[&str]) -> Result<(Node, Type), Pro
         failures: Vec::new(),
         aggregates: Vec::new(),
         formats: Vec::new(),
+        patterns: 0,
         in_format: 0,
         held: HashMap::new(),
     };
@@ -105,6 +106,8 @@ struct Checker {
     aggregates: Vec<Vec<(usize, Type, bool)>>,
     /// Calls of `format` with all of it written out: where they stand, the text, where the list is.
     formats: Vec<(usize, Arc<str>, usize)>,
+    /// Regular expressions so far.
+    patterns: usize,
     /// Within so many calls of `format`, whose lists and maps may hold anything.
     in_format: usize,
     /// What each list and map in there holds, by where it stands.
@@ -242,7 +245,7 @@ impl Checker {
         }
         let joined = joined.unwrap_or_else(|| self.bindings.fresh());
         self.aggregate(at, types);
-        (Node::List(nodes), Type::list(joined))
+        (known_list(nodes), Type::list(joined))
     }
 
     fn map(&mut self, at: usize, entries: &[(Expr, Expr, bool)]) -> (Node, Type) {
@@ -377,9 +380,16 @@ impl Checker {
         let arguments = match (function.name, <[Node; 2]>::try_from(arguments)) {
             (name @ ("or" | "orValue"), Ok(parts)) => return Node::Else { name, parts: Box::new(parts) },
             (name @ ("_[_]" | "_[?_]"), Ok([of, key])) => {
+                if let Some(error) = known(&key).and_then(|key| functions::not_a_key(key)) {
+                    return self.failure(at, error.to_string());
+                }
                 return Node::Index { of: Box::new(of), key: Box::new(key), optional: name == "_[?_]" };
             }
             ("matches", Ok([text, Node::Constant(Value::String(expression))])) => {
+                self.patterns += 1;
+                if self.patterns > pattern::MOST {
+                    return self.failure(at, format!("more than {} regular expressions", pattern::MOST));
+                }
                 return match pattern::compile(&expression) {
                     Ok(regex) => Node::Matches { text: Box::new(text), regex },
                     Err(message) => self.failure(at, message),
@@ -562,6 +572,23 @@ impl Checker {
         }
         let held = self.held.get(&at).cloned().unwrap_or_default();
         verb != 's' || held.iter().all(|(at, found)| self.clause_takes(verb, *at, found))
+    }
+}
+
+/// The value of a node that has one before anything runs.
+fn known(node: &Node) -> Option<&Value<'static>> {
+    match node {
+        Node::Constant(value) => Some(value),
+        _ => None,
+    }
+}
+
+/// A list; made at once if all of it is known.
+fn known_list(elements: Vec<(Node, bool)>) -> Node {
+    let values = elements.iter().map(|(node, optional)| known(node).filter(|_| !optional).cloned());
+    match values.collect::<Option<Vec<_>>>() {
+        Some(values) => Node::Constant(values.into()),
+        None => Node::List(elements),
     }
 }
 

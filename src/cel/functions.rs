@@ -431,8 +431,12 @@ fn sets<'a>(budget: &mut Budget, name: &'static str, values: &[Value<'a>]) -> Ou
     }))
 }
 
-fn is_key(value: &Value<'_>) -> bool {
-    matches!(value, Value::String(_) | Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Double(_))
+/// Why the value is no key or position of anything.
+pub(super) fn not_a_key(value: &Value<'_>) -> Option<EvalError> {
+    match value {
+        Value::String(_) | Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Double(_) => None,
+        other => Some(EvalError::new(format!("invalid qualifier type: {}", other.type_name()))),
+    }
 }
 
 /// The value under a key or at a position, if there is one. What has neither keys nor positions
@@ -442,8 +446,8 @@ pub(super) fn inside<'a>(
     value: &Value<'a>,
     key: &Value<'_>,
 ) -> Result<Option<Value<'a>>, EvalError> {
-    if !is_key(key) {
-        return Err(EvalError::new(format!("invalid qualifier type: {}", key.type_name())));
+    if let Some(error) = not_a_key(key) {
+        return Err(error);
     }
     match value {
         Value::Map(map) => look_up(budget, map, key),

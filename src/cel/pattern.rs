@@ -10,8 +10,11 @@ const COMPILED_LIMIT: usize = 256 << 10;
 /// Bytes of one expression; reading a longer one takes too long.
 const LONGEST: usize = 4 << 10;
 
-/// Steps that compiling one counts as.
-pub(super) const COST: usize = 2000;
+/// Expressions that are compiled ahead, for one text of CEL: bounds what it keeps.
+pub(super) const MOST: usize = 32;
+
+/// Steps that compiling one while running counts as: it can take some milliseconds.
+pub(super) const COST: usize = 20_000;
 
 /// Compiles what Go would accept; the error is in cel-go's words.
 pub(super) fn compile(expression: &str) -> Result<Regex, String> {

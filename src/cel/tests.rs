@@ -176,6 +176,10 @@ fn nothing_runs_away() {
     let long = |bytes: usize| format!("'{}'", "x".repeat(bytes - 2));
     assert!(evaluate(&long(MAX_TEXT), &world).is_ok());
     assert_eq!(compile(&long(MAX_TEXT + 1)).unwrap_err(), "it has 16385 bytes; 16384 is the most");
+    let patterns = "'a'.matches('a') ? 'b' : ".repeat(33) + "'c'";
+    assert!(compile(&patterns).unwrap_err().contains("more than 32 regular expressions"));
+    let patterns = "[1,2,3,4,5,6,7,8,9,10,11,12,13].map(x, string('a'.matches(string(x)))).join()";
+    assert!(evaluate(patterns, &world).unwrap_err().contains("steps"));
     // Types that double with each level.
     let types = (0..40).rev().fold("'x'".to_owned(), |body, level| {
         let next = level + 1;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Filter;
+use super::filter::{Bad, Filter};
 use crate::api::alert::EVENT_SOURCE_KINDS;
 use crate::api::{Alert, Event, Key};
 
@@ -34,8 +34,7 @@ pub struct CompiledAlert {
     /// The object as JSON text, for the expression of its Provider.
     pub object: Arc<str>,
     severity: Severity,
-    inclusions: Filter,
-    exclusions: Filter,
+    filter: Filter,
 }
 
 /// One object, or every object of a kind in a namespace.
@@ -76,21 +75,20 @@ impl CompiledAlert {
         let mut problems = Vec::new();
         let mut problem = |reason, terminal, message| problems.push(Problem { reason, message, terminal });
 
-        let mut filter = |field: &str, consequence: &str, list: &[String]| {
-            let (filter, bad) = Filter::compile(list);
-            for (position, error) in bad {
-                problem(
-                    "InvalidExpression",
-                    true,
-                    format!(
-                        "spec.{field}[{position}] is not a regular expression: {error}; {consequence} until it is mended"
-                    ),
-                );
-            }
-            filter
-        };
-        let inclusions = filter("inclusionList", "it matches nothing", &spec.inclusion_list);
-        let exclusions = filter("exclusionList", "it excludes nothing", &spec.exclusion_list);
+        let (filter, bad) = Filter::compile(&spec.inclusion_list, &spec.exclusion_list);
+        for Bad { excludes, position, error } in bad {
+            let (field, consequence) = match excludes {
+                false => ("inclusionList", "it matches nothing"),
+                true => ("exclusionList", "it excludes nothing"),
+            };
+            problem(
+                "InvalidExpression",
+                true,
+                format!(
+                    "spec.{field}[{position}] is not a regular expression: {error}; {consequence} until it is mended"
+                ),
+            );
+        }
 
         if spec.provider_ref.name.is_empty() {
             problem("InvalidSpec", true, "spec.providerRef.name is empty; name a Provider of this namespace".into());
@@ -149,8 +147,7 @@ impl CompiledAlert {
             annotations: alert.meta.annotations.clone(),
             object: alert.object.clone(),
             severity,
-            inclusions,
-            exclusions,
+            filter,
         }
     }
 
@@ -158,7 +155,6 @@ impl CompiledAlert {
     pub fn wants(&self, event: &Event) -> bool {
         !self.suspended
             && (self.severity == Severity::Info || event.severity == "error")
-            && (!self.inclusions.is_listed() || self.inclusions.matches(&event.message))
-            && !self.exclusions.matches(&event.message)
+            && self.filter.admits(&event.message)
     }
 }

@@ -19,46 +19,70 @@ const LIST_LIMIT: usize = 64 << 10;
 /// Bytes one list may use to remember states while it searches; past that it searches on, slower.
 const CACHE_LIMIT: usize = 256 << 10;
 
-/// A list of regular expressions, searched unanchored.
+/// An Alert's inclusion and exclusion list, searched unanchored and in one pass.
 #[derive(Debug, Default)]
 pub struct Filter {
+    /// The good expressions, inclusions first.
     set: Option<RegexSet>,
-    listed: bool,
+    /// How many of them are inclusions.
+    inclusions: usize,
+    /// The inclusion list holds something, good or bad.
+    chooses: bool,
+}
+
+/// An expression that cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Bad {
+    /// It stands in the exclusion list.
+    pub excludes: bool,
+    /// Its place in the list.
+    pub position: usize,
+    /// What is wrong with it.
+    pub error: String,
 }
 
 impl Filter {
-    /// Compiles the good expressions of a list and reports the bad ones by position.
-    pub fn compile(expressions: &[String]) -> (Self, Vec<(usize, String)>) {
-        let mut good = Vec::new();
+    /// Compiles the good expressions of both lists and reports the bad ones.
+    pub fn compile(inclusions: &[String], exclusions: &[String]) -> (Self, Vec<Bad>) {
         let mut bad = Vec::new();
-        let mut read = 0;
-        for (position, expression) in expressions.iter().enumerate() {
-            read += expression.len();
-            let compiled = if read > LIST_LIMIT {
-                Err(format!("the expressions up to this one are longer than {LIST_LIMIT} bytes together"))
-            } else {
-                check(expression)
-            };
-            match compiled {
-                Ok(expression) => good.push(expression),
-                Err(error) => bad.push((position, error)),
-            }
-        }
+        let mut good = Vec::new();
+        read(inclusions, false, &mut good, &mut bad);
+        let included = good.len();
+        read(exclusions, true, &mut good, &mut bad);
         let set = if good.is_empty() { None } else { compile(&good).ok() };
         if set.is_none() && !good.is_empty() {
-            bad.push((0, format!("the list is larger than {COMPILED_LIMIT} bytes when compiled; shorten it")));
+            let error = format!("with the rest of the lists larger than {COMPILED_LIMIT} bytes when compiled");
+            bad.push(Bad { excludes: included == 0, position: 0, error });
         }
-        (Self { set, listed: !expressions.is_empty() }, bad)
+        (Self { set, inclusions: included, chooses: !inclusions.is_empty() }, bad)
     }
 
-    /// Whether the list holds anything, good or bad.
-    pub fn is_listed(&self) -> bool {
-        self.listed
+    /// Whether a message passes: some inclusion matches it, where there are any, and no exclusion.
+    pub fn admits(&self, text: &str) -> bool {
+        let Some(set) = &self.set else { return !self.chooses };
+        match (self.inclusions, set.len() - self.inclusions) {
+            (0, _) => !self.chooses && !set.is_match(text),
+            (_, 0) => set.is_match(text),
+            // Exclusions come last, so the last match tells whether there is one.
+            _ => set.matches(text).iter().next_back().is_some_and(|last| last < self.inclusions),
+        }
     }
+}
 
-    /// Whether any good expression matches somewhere in `text`.
-    pub fn matches(&self, text: &str) -> bool {
-        self.set.as_ref().is_some_and(|set| set.is_match(text))
+/// Checks the expressions of one list.
+fn read(list: &[String], excludes: bool, good: &mut Vec<String>, bad: &mut Vec<Bad>) {
+    let mut read = 0;
+    for (position, expression) in list.iter().enumerate() {
+        read += expression.len();
+        let checked = if read > LIST_LIMIT {
+            Err(format!("the expressions up to this one are longer than {LIST_LIMIT} bytes together"))
+        } else {
+            check(expression)
+        };
+        match checked {
+            Ok(expression) => good.push(expression),
+            Err(error) => bad.push(Bad { excludes, position, error }),
+        }
     }
 }
 
@@ -85,54 +109,76 @@ fn check(expression: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn filter(expressions: &[&str]) -> (Filter, Vec<(usize, String)>) {
-        Filter::compile(&expressions.iter().map(|&text| text.to_owned()).collect::<Vec<_>>())
+    fn filter(inclusions: &[&str], exclusions: &[&str]) -> (Filter, Vec<Bad>) {
+        let list = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        Filter::compile(&list(inclusions), &list(exclusions))
+    }
+
+    fn errors(bad: Vec<Bad>) -> Vec<(bool, usize, String)> {
+        bad.into_iter().map(|bad| (bad.excludes, bad.position, bad.error)).collect()
     }
 
     #[test]
-    fn searches_anywhere_in_the_text() {
-        let (filter, bad) = filter(&["^waiting", "time.*out"]);
-        assert!(bad.is_empty());
-        assert!(filter.matches("health check: timed out"));
-        assert!(!filter.matches("not waiting"));
+    fn inclusions_choose_and_exclusions_win() {
+        for (inclusions, exclusions, admitted, refused) in [
+            (&[][..], &[][..], &["anything", ""][..], &[][..]),
+            (&["^waiting", "time.*out"], &[], &["waiting", "health check: timed out"], &["not waiting", ""]),
+            (&[], &["noise", "^debug"], &["signal", "no debug", ""], &["noise", "debug: x"]),
+            (&["a", "b"], &["x", "y"], &["a", "ba", "b"], &["", "c", "x", "ax", "bay"]),
+        ] {
+            let (filter, bad) = filter(inclusions, exclusions);
+            assert_eq!(bad, []);
+            for text in admitted {
+                assert!(filter.admits(text), "{inclusions:?} {exclusions:?} {text}");
+            }
+            for text in refused {
+                assert!(!filter.admits(text), "{inclusions:?} {exclusions:?} {text}");
+            }
+        }
     }
 
     #[test]
     fn a_bad_expression_is_named_and_its_neighbours_work() {
-        let (filter, bad) = filter(&["(unclosed", "fine"]);
-        assert_eq!(bad.len(), 1);
-        assert_eq!(bad[0].0, 0);
-        assert_eq!(bad[0].1, "missing closing ): `(unclosed`");
-        assert!(filter.matches("it is fine"));
+        let (filter, bad) = filter(&["(unclosed", "fine"], &["fine day", "*"]);
+        let expected = [
+            (false, 0, "missing closing ): `(unclosed`".to_owned()),
+            (true, 1, "missing argument to repetition operator: `*`".to_owned()),
+        ];
+        assert_eq!(errors(bad), expected);
+        assert!(filter.admits("it is fine") && !filter.admits("a fine day"));
     }
 
     #[test]
-    fn a_list_of_only_bad_expressions_is_listed_and_matches_nothing() {
-        let (filter, _) = filter(&["(unclosed"]);
-        assert!(filter.is_listed() && !filter.matches("(unclosed"));
+    fn bad_inclusions_let_nothing_through_and_bad_exclusions_everything() {
+        let (only_bad, _) = filter(&["(unclosed"], &[]);
+        assert!(!only_bad.admits("(unclosed"));
+        let (with_exclusion, _) = filter(&["(unclosed"], &["x"]);
+        assert!(!with_exclusion.admits("(unclosed"));
+        let (open, _) = filter(&[], &["(unclosed"]);
+        assert!(open.admits("(unclosed"));
     }
 
     #[test]
     fn a_huge_expression_is_refused() {
-        let (_, bad) = filter(&[r"\pL{1000}"]);
-        assert_eq!(bad[0].1, "larger than 4194304 bytes when compiled");
-        let (_, bad) = filter(&[&"x".repeat(4 << 10), &"x".repeat((4 << 10) + 1)]);
-        assert_eq!(bad, [(1, "longer than 4096 bytes".to_owned())]);
+        let (_, bad) = filter(&[r"\pL{1000}"], &[]);
+        assert_eq!(errors(bad), [(false, 0, "larger than 4194304 bytes when compiled".to_owned())]);
+        let (_, bad) = filter(&[&"a".repeat(4 << 10), &"a".repeat((4 << 10) + 1)], &[]);
+        assert_eq!(errors(bad), [(false, 1, "longer than 4096 bytes".to_owned())]);
     }
 
     #[test]
     fn an_endless_list_is_read_up_to_a_limit() {
-        let long = format!("[{}]", "x".repeat((4 << 10) - 2));
-        let (filter, bad) = filter(&[long.as_str(); 17]);
-        assert_eq!(bad, [(16, "the expressions up to this one are longer than 65536 bytes together".to_owned())]);
-        assert!(filter.matches("x"));
+        let long = "a".repeat(4 << 10);
+        let (filter, bad) = filter(&[long.as_str(); 17], &[]);
+        assert_eq!(bad.iter().map(|bad| bad.position).collect::<Vec<_>>(), [16]);
+        assert!(filter.admits(&long));
     }
 
     #[test]
     fn expressions_are_read_as_go_reads_them() {
-        let (filter, bad) = filter(&[r"\<b>\d+\</b>", "a{,2}"]);
-        assert!(bad.is_empty());
-        assert!(filter.matches("<b>12</b>") && !filter.matches("<b>١٢</b>"));
-        assert!(filter.matches("a{,2}") && !filter.matches("aa"));
+        let (filter, bad) = filter(&[r"\<b>\d+\</b>", "a{,2}"], &[]);
+        assert_eq!(bad, []);
+        assert!(filter.admits("<b>12</b>") && !filter.admits("<b>١٢</b>"));
+        assert!(filter.admits("a{,2}") && !filter.admits("aa"));
     }
 }

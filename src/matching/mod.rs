@@ -7,7 +7,6 @@ pub mod gate;
 mod index;
 
 pub use alert::{CompiledAlert, Problem};
-pub use filter::Filter;
 pub use index::{AlertIndex, Candidates, SharedIndex};
 
 use std::sync::Arc;
