@@ -10,12 +10,12 @@ help: ## Print what there is
 
 .PHONY: demo
 demo: ## Build, post recorded events, show the commit statuses; exit 0 only if they are right
-	@cargo build --quiet --bin herald --example demo
+	cargo build --bin herald --example demo
 	@target/debug/examples/demo
 
 .PHONY: run
 run: ## The same, but stay: print each status as it changes, and how to send another event
-	@cargo build --quiet --bin herald --example demo
+	cargo build --bin herald --example demo
 	@target/debug/examples/demo --stay
 
 .PHONY: build
