@@ -11,6 +11,7 @@ pub use classify::{SendError, retry_after};
 pub use client::{ClientError, Clients, TlsConfig};
 pub use target::{Target, sensitive};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use url::Url;
 
@@ -33,18 +34,18 @@ pub struct Request {
     /// Besides those of the Target.
     pub headers: HeaderMap,
     /// Empty for none.
-    pub body: Vec<u8>,
+    pub body: Bytes,
 }
 
 impl Request {
     /// A GET.
     pub fn get(url: Url) -> Self {
-        Self { method: Method::GET, url, headers: HeaderMap::new(), body: Vec::new() }
+        Self { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new() }
     }
 
     /// A POST of JSON.
     pub fn post_json(url: Url, body: Vec<u8>) -> Self {
-        Self { method: Method::POST, url, headers: HeaderMap::new(), body }
+        Self { method: Method::POST, url, headers: HeaderMap::new(), body: body.into() }
             .header(http::header::CONTENT_TYPE, "application/json")
     }
 

@@ -41,15 +41,19 @@ impl Target {
     pub async fn send(&self, request: Request) -> Result<Sent, SendError> {
         let mut url = request.url;
         for _ in 0..=MAX_REDIRECTS {
-            let mut outgoing = self
-                .client
-                .request(request.method.clone(), url.clone())
-                .timeout(self.timeout)
-                .headers(request.headers.clone());
-            if request.method != Method::GET {
-                outgoing = outgoing.body(request.body.clone());
+            let mut outgoing =
+                self.client.request(request.method.clone(), url.clone()).timeout(self.timeout).build()?;
+            if outgoing.headers().is_empty() {
+                // Whole, where a builder would merge them one by one.
+                *outgoing.headers_mut() = request.headers.clone();
+            } else {
+                // The address had a user in it, which is a header by now.
+                outgoing.headers_mut().extend(request.headers.clone());
             }
-            let mut response = outgoing.send().await?;
+            if request.method != Method::GET {
+                *outgoing.body_mut() = Some(request.body.clone().into());
+            }
+            let mut response = self.client.execute(outgoing).await?;
             let status = response.status();
             if status.is_success() {
                 let body = read(&mut response, MAX_ANSWER).await?.ok_or(SendError::TooLarge)?;
