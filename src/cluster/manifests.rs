@@ -160,10 +160,10 @@ fn text(path: &Path) -> Result<String, String> {
 
 /// The documents of a file. Kinds that are not ours are skipped with a line.
 fn parse(path: &Path, text: &str) -> Result<Vec<Document>, String> {
-    // Without the lines around it, which may be a credential's.
     let bounds = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_documents: MAX_DOCUMENTS, max_nodes: MAX_NODES },
     };
+    // An error without the lines around it, which may be a credential's.
     let values: Vec<Value> =
         serde_saphyr::from_multiple_with_options(text, bounds).map_err(|error| error.without_snippet().to_string())?;
     let mut documents = Vec::new();

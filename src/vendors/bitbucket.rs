@@ -6,8 +6,8 @@
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::HeaderValue;
+use serde::Serialize;
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::forge::{self, Repository, Words};
@@ -65,12 +65,6 @@ fn authorization(
     header.ok_or_else(forge::unusable_token)
 }
 
-#[derive(Deserialize)]
-struct Row {
-    state: Option<String>,
-    description: Option<String>,
-}
-
 /// The request body; the peer's fields in the peer's order.
 #[derive(Serialize)]
 struct Body<'a> {
@@ -100,12 +94,8 @@ impl Statuses for Bitbucket {
     fn read<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<Listing, SendError>> {
         let url = self.url(status, &format!("/{}", forge::key(&status.name)));
         async move {
-            let row = match self.target.send(Request::get(url).authorization(&self.authorization)).await {
-                // No status under this key, which is the usual case and no fault.
-                Err(SendError::Status { status, .. }) if status.as_u16() == 404 => None,
-                answer => Some(answer?.json::<Row>()?),
-            };
-            Ok(Listing::of_one(&status.name, row.map(|row| WORDS.said(row.state.as_deref(), row.description))))
+            let answer = self.target.send(Request::get(url).authorization(&self.authorization)).await;
+            forge::keyed(forge::found(answer)?, &WORDS, &status.name)
         }
         .boxed()
     }

@@ -7,7 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::HeaderName;
 use http::{HeaderValue, StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use url::Url;
 
 use super::forge::{self, Words};
@@ -69,12 +69,6 @@ fn parts(written: &str) -> Option<(Url, String)> {
     Some((repository, link))
 }
 
-#[derive(Deserialize)]
-struct Row {
-    state: Option<String>,
-    description: Option<String>,
-}
-
 /// The request body; the peer's fields in the peer's order.
 #[derive(Serialize)]
 struct Body<'a> {
@@ -111,15 +105,10 @@ impl Statuses for BitbucketServer {
         let mut url = self.url(status);
         url.query_pairs_mut().append_pair("key", &forge::key(&status.name));
         async move {
-            let row = match self.target.send(self.dressed(Request::get(url))).await {
-                // No status under this key, which is the usual case and no fault.
-                Err(SendError::Status { status, .. }) if status == StatusCode::NOT_FOUND => None,
-                answer => match answer? {
-                    answer if answer.status == StatusCode::NO_CONTENT => None,
-                    answer => Some(answer.json::<Row>()?),
-                },
-            };
-            Ok(Listing::of_one(&status.name, row.map(|row| WORDS.said(row.state.as_deref(), row.description))))
+            let answer = self.target.send(self.dressed(Request::get(url))).await;
+            // It has an answer without a body, too, for "none".
+            let found = forge::found(answer)?.filter(|answer| answer.status != StatusCode::NO_CONTENT);
+            forge::keyed(found, &WORDS, &status.name)
         }
         .boxed()
     }

@@ -1,14 +1,14 @@
 //! Shared by the Git hosts: repository addresses, and reading pages of statuses.
 
 use base64::Engine;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use url::{Host, Url};
 
 use super::{BuildError, Listing};
 use crate::compose::{State, Wording};
-use crate::outbound::{Request, SendError, Target, sensitive};
+use crate::outbound::{Request, SendError, Sent, Target, sensitive};
 use crate::outbox::Said;
 use crate::secret::Secret;
 
@@ -234,6 +234,28 @@ pub async fn read_pages(
         let said = Words::GITHUB.said(row.state.as_deref(), row.description);
         Some((row.id, wording.identity(&row.context?, None), said))
     })))
+}
+
+/// A status as both Bitbuckets answer for one key.
+#[derive(Deserialize)]
+struct Keyed {
+    state: Option<String>,
+    description: Option<String>,
+}
+
+/// What a vendor answered for one key: 404 means that it has none, which is the usual case and no
+/// fault.
+pub fn found(answer: Result<Sent, SendError>) -> Result<Option<Sent>, SendError> {
+    match answer {
+        Err(SendError::Status { status, .. }) if status == StatusCode::NOT_FOUND => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
+/// The one status of a key, as both Bitbuckets answer it.
+pub fn keyed(found: Option<Sent>, words: &Words, name: &str) -> Result<Listing, SendError> {
+    let row = found.map(|answer| answer.json::<Keyed>()).transpose()?;
+    Ok(Listing::of_one(name, row.map(|row| words.said(row.state.as_deref(), row.description))))
 }
 
 /// Whether a `Link` header (RFC 8288) names a next page.
