@@ -15,12 +15,12 @@ use crate::clock::{Clock, SystemClock};
 use crate::cluster::lease::{Claim, Election, Timing};
 use crate::cluster::manifests::Manifests;
 use crate::cluster::{self, Stores, discovery};
-use crate::delivery::Delivery;
 use crate::delivery::resolve::Resolver;
+use crate::delivery::{Deadlines, Delivery};
 use crate::ingest::Door;
 use crate::ops::health;
 use crate::ops::metrics::Metrics;
-use crate::outbox::{Limits, MemoryOutbox, Outbox};
+use crate::outbox::{self, DurableOutbox, Limits, MemoryOutbox, Outbox};
 use crate::pipeline::Pipeline;
 use crate::reconcile::{ClusterWriter, LogWriter, Reconciler};
 use crate::view::View;
@@ -46,7 +46,6 @@ pub struct App {
     /// What is accepted and not said yet.
     pub outbox: Arc<dyn Outbox>,
     delivery: Delivery,
-    memory: Arc<MemoryOutbox>,
     stop: watch::Sender<bool>,
     door: JoinHandle<()>,
     tasks: JoinSet<()>,
@@ -79,11 +78,10 @@ impl App {
         let stores = Arc::new(Stores::default());
         let view: Arc<dyn View> = stores.clone();
         let resolver = Arc::new(Resolver::new(clock.clone(), cli.bitbucket_api_base_url.clone()));
-        let limits =
-            Limits { jobs: cli.outbox_max_jobs, repeat_interval: cli.rate_limit_interval, ..Limits::default() };
-        let memory = Arc::new(MemoryOutbox::new(limits));
-        let outbox: Arc<dyn Outbox> = memory.clone();
-        let delivery = Delivery::new(outbox.clone(), view.clone(), resolver.clone(), clock.clone(), metrics.clone());
+        let outbox = open_outbox(cli, matches!(source, Source::Cluster(_)), clock.clone())?;
+        let deadlines = Deadlines { status: cli.delivery_deadline_status, message: cli.delivery_deadline_message };
+        let (view_, resolver_) = (view.clone(), resolver.clone());
+        let delivery = Delivery::new(outbox.clone(), view_, resolver_, clock.clone(), metrics.clone(), deadlines);
         let pipeline = Arc::new(Pipeline {
             index: stores.index.clone(),
             view: view.clone(),
@@ -101,6 +99,7 @@ impl App {
         tasks.spawn(serve(health_listener, health::probes(view.clone())));
         tasks.spawn(serve(metrics_listener, health::metrics(metrics.clone())));
         tasks.spawn(delivery.clone().run());
+        tasks.spawn(delivery.clone().obey());
         tasks.spawn(tell_delivery(stores.clone(), resolver.clone(), delivery.clone()));
         let door = Door::new(pipeline, metrics.clone());
         let mut door_stopped = stopped.clone();
@@ -151,7 +150,6 @@ impl App {
             stores,
             outbox,
             delivery,
-            memory,
             stop,
             door,
             tasks,
@@ -161,7 +159,7 @@ impl App {
 
     /// Stops in the order that loses least: no more events, then what is under way, then the rest.
     pub async fn shutdown(mut self, grace: std::time::Duration) {
-        self.memory.close();
+        self.outbox.close();
         let _ = self.stop.send(true);
         self.delivery.drain(grace).await;
         if let Some(election) = self.election.take() {
@@ -169,12 +167,11 @@ impl App {
             let _ = tokio::time::timeout(LEASE_GRACE, election).await;
         }
         let held = self.outbox.counts().held;
-        if held > 0 {
-            tracing::error!(
-                logger = "setup",
-                lost = held,
-                "the outbox is in memory: what waited is lost with the process"
-            );
+        let lost = self.outbox.finish().await;
+        if lost > 0 {
+            tracing::error!(logger = "setup", lost, "the outbox is in memory: what waited is lost with the process");
+        } else if held > 0 {
+            tracing::info!(logger = "setup", waiting = held, "what waits is on disk and goes on with the next start");
         }
         self.door.abort();
         self.tasks.shutdown().await;
@@ -197,6 +194,27 @@ impl App {
             _ = lost => anyhow::anyhow!("another replica leads now; this one starts anew"),
         }
     }
+}
+
+fn open_outbox(cli: &Cli, with_cluster: bool, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Outbox>> {
+    let limits = Limits {
+        jobs: cli.outbox_max_jobs,
+        // The rest is for the log, and for what is not a job.
+        bytes: usize::try_from(cli.outbox_max_bytes / 4 * 3).unwrap_or(usize::MAX),
+        repeat_interval: cli.rate_limit_interval,
+        ..Limits::default()
+    };
+    let Some(path) = outbox::path_of(cli.outbox_path.as_deref(), with_cluster) else {
+        tracing::warn!(
+            logger = "setup",
+            "the outbox is in memory: what was accepted and not told yet is lost when the process ends; \
+             --outbox-path keeps it in a file"
+        );
+        return Ok(Arc::new(MemoryOutbox::new(limits)));
+    };
+    let (max_bytes, retention, sync_delay) = (cli.outbox_max_bytes, cli.posted_retention, cli.outbox_sync_delay);
+    let options = outbox::Options { path, max_bytes, retention, limits, sync_delay };
+    Ok(Arc::new(DurableOutbox::open(options, clock)?))
 }
 
 /// How long giving the Lease back may take.

@@ -69,6 +69,32 @@ pub struct Cli {
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     pub outbox_max_jobs: usize,
 
+    /// The file that holds what was accepted and is not told yet. With a cluster it is
+    /// /tmp/herald/outbox.db when nothing is given; without one, or when this is empty, the outbox
+    /// is in memory and what waits is lost with the process.
+    #[arg(long, value_name = "FILE", global = true, value_parser = any_path)]
+    pub outbox_path: Option<PathBuf>,
+
+    /// How large that file and its log may become; past that senders are asked to come again.
+    #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = bytes)]
+    pub outbox_max_bytes: u64,
+
+    /// Added to every sync of the outbox, to try how Herald bears a slow disk.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration, hide = true)]
+    pub outbox_sync_delay: Duration,
+
+    /// How long what each status last said is kept.
+    #[arg(long, value_name = "DURATION", default_value = "168h", value_parser = duration)]
+    pub posted_retention: Duration,
+
+    /// How long after its event a commit status is worth trying.
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    pub delivery_deadline_status: Duration,
+
+    /// How long after its event a message is worth trying.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub delivery_deadline_message: Duration,
+
     /// How long requests under way may take to end when the process is asked to stop.
     #[arg(long, value_name = "DURATION", default_value = "8s", value_parser = duration)]
     pub shutdown_grace: Duration,
@@ -164,6 +190,10 @@ fn gate(text: &str) -> Result<Gate, String> {
 /// What to do instead of running.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// Look at what waits to be told, and change it.
+    #[command(subcommand)]
+    Outbox(OutboxCommand),
+
     /// Print the CustomResourceDefinitions as YAML, for `kubectl apply --server-side -f -`.
     Crds {
         /// Write each into a file of its own in this directory instead.
@@ -172,11 +202,53 @@ pub enum Command {
     },
 }
 
+/// What to do with the outbox. A running controller is not disturbed.
+#[derive(Clone, Debug, Subcommand)]
+pub enum OutboxCommand {
+    /// List what waits: how long, how often it was tried, when it is tried again, and why it waits.
+    Ls,
+    /// Show one job whole.
+    Show {
+        /// Its number, from `ls`.
+        job: u64,
+    },
+    /// Try one job now instead of when it is due.
+    Retry {
+        /// Its number, from `ls`.
+        job: u64,
+    },
+    /// Give one job up. What it says is told to nobody.
+    Drop {
+        /// Its number, from `ls`.
+        job: u64,
+    },
+}
+
 /// A duration as Go writes it: 300ms, 1m30s, 2h.
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a duration such as 300ms, 1m30s or 2h");
     let span: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
     Duration::try_from(span).map_err(|_| wrong())
+}
+
+/// A path; an empty one means something too.
+#[expect(clippy::unnecessary_wraps, reason = "clap asks for it")]
+fn any_path(text: &str) -> Result<PathBuf, String> {
+    Ok(text.into())
+}
+
+/// A number of bytes: 1048576, 512KiB, 256MiB, 1GiB.
+fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is not a number of bytes such as 1048576, 512KiB, 256MiB or 1GiB");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match &text[digits.len()..] {
+        "" => 1,
+        "KiB" | "Ki" => 1 << 10,
+        "MiB" | "Mi" => 1 << 20,
+        "GiB" | "Gi" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    digits.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)
 }
 
 /// An address to listen on; as in Go, no host means every interface.
@@ -236,6 +308,24 @@ mod tests {
             "--token-cache-max-duration=1h",
         ])
         .expect("accepted");
+    }
+
+    #[test]
+    fn the_outbox_path_may_be_empty_and_given_to_the_subcommand() {
+        let path = |args: &[&str]| Cli::try_parse_from([&["herald"], args].concat()).expect("accepted").outbox_path;
+        assert_eq!(path(&["--outbox-path="]), Some(PathBuf::new()));
+        assert_eq!(path(&["outbox", "ls", "--outbox-path", "x.db"]), Some("x.db".into()));
+        assert_eq!(path(&[]), None);
+    }
+
+    #[test]
+    fn numbers_of_bytes() {
+        assert_eq!(bytes("1048576"), Ok(1 << 20));
+        assert_eq!(bytes("256MiB"), Ok(256 << 20));
+        assert_eq!(bytes("1Gi"), Ok(1 << 30));
+        for wrong in ["", "MiB", "1.5MiB", "-1", "1MB", "99999999999GiB"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

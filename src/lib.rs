@@ -20,13 +20,13 @@
 //! * [`matching`]: which Alerts want an event; the index that keeps that cheap.
 //! * [`cel`]: the expressions users write, compiled when an object changes.
 //! * [`compose`]: what is to be said: metadata, commit, state, name, words.
-//! * [`outbox`]: what was accepted and is not said yet; what each place was last told.
+//! * [`outbox`]: what was accepted and is not said yet, on disk; what each place was last told.
 //! * [`delivery`]: order inside a Slot, retries, one look before an unknown place is written.
 //! * [`vendors`]: one file per Provider type, and the table of them.
 //! * [`outbound`]: the only code that opens connections to vendors.
 //! * [`cluster`]: watches, or a directory of files, behind [`view`].
 //! * [`reconcile`]: the conditions of our objects.
-//! * [`ops`], [`cli`], [`app`]: for whoever runs it; how the parts are put together.
+//! * [`ops`], [`cli`], [`operate`], [`app`]: for whoever runs it; how the parts are put together.
 //! * [`api`], [`view`], [`clock`], [`secret`], [`goregex`]: what the stages share; they know none of them.
 
 #![deny(missing_docs)]
@@ -60,6 +60,7 @@ pub mod reconcile;
 
 pub mod app;
 pub mod cli;
+pub mod operate;
 pub mod ops;
 
 /// Makes `aws-lc-rs` the one TLS provider of the process. Calls after the first do nothing.

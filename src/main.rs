@@ -36,6 +36,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     if let Some(Command::Crds { dir }) = &cli.command {
         return herald::api::crd::print(dir.as_deref());
     }
+    if let Some(Command::Outbox(command)) = &cli.command {
+        return herald::operate::run(command, cli.outbox_path.as_deref(), &herald::clock::SystemClock);
+    }
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let source = match &cli.manifests {
             Some(dir) => Source::Manifests(dir.clone()),

@@ -92,6 +92,7 @@ impl Pipeline {
                 if repeat { Answer::Repeat } else { Answer::Accepted }
             }
             Err(PutError::Full) => Answer::Unavailable("as many notifications wait as may"),
+            Err(PutError::Unwritable) => Answer::Unavailable("the outbox cannot be written"),
             Err(PutError::Closed) => Answer::Unavailable("Herald is stopping"),
         }
     }

@@ -32,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("reconcile", &["api", "view", "matching", "delivery::resolve", "cluster", "ops"]),
     ("ops", &[]),
     ("cli", &["ops"]),
+    ("operate", &["cli", "clock", "compose", "outbox"]),
     (
         "app",
         &["api", "cli", "clock", "cluster", "delivery", "ingest", "ops", "outbox", "pipeline", "reconcile", "view"],

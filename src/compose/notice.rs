@@ -3,10 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::api::Event;
 
 /// Something to tell one Provider, in no vendor's words.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notice {
     /// A state on a commit.
     CommitStatus(CommitStatus),
@@ -15,7 +17,7 @@ pub enum Notice {
 }
 
 /// A state on a commit.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommitStatus {
     /// 40 or 64 hex digits.
     pub commit: Arc<str>,
@@ -32,7 +34,8 @@ pub struct CommitStatus {
 }
 
 /// The three states Herald ever says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum State {
     /// Not decided yet.
     Pending,
@@ -54,7 +57,7 @@ impl fmt::Display for State {
 
 /// The place at the vendor where a status is said (rule R2). Inside one Slot requests go out one
 /// at a time, and a newer Notice replaces an older one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Slot {
     /// The Provider's UID, so that one tenant's Provider cannot push out another's job.
     pub provider: Arc<str>,

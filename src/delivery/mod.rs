@@ -27,18 +27,21 @@ use crate::clock::Clock;
 use crate::compose::{CommitStatus, Notice};
 use crate::ops::metrics::{Metrics, Outcome};
 use crate::outbound::SendError;
-use crate::outbox::{Job, Outbox, Said, Settled, Settlement, Subject};
+use crate::outbox::{Act, Job, Operation, Outbox, Retry, Said, Settled, Settlement, Subject};
 use crate::vendors::{Service, Statuses};
 use crate::view::View;
 
 /// Requests under way at once, over all Providers: what a small pod's memory and sockets bear.
 const MAX_UNDER_WAY: usize = 512;
 
-/// A status is worth telling this long after its event.
-const STATUS_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// A message is old news after this long.
-const MESSAGE_DEADLINE: Duration = Duration::from_secs(60 * 60);
+/// How long after its event something is worth telling.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// A status: it stays until it is replaced.
+    pub status: Duration,
+    /// A message: it becomes old news.
+    pub message: Duration,
+}
 
 /// Tries of a job whose delivery panics: a bug, which another try seldom cures.
 const PANIC_TRIES: u32 = 3;
@@ -53,6 +56,7 @@ struct Inner {
     resolver: Arc<Resolver>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    deadlines: Deadlines,
     listings: Listings,
     halts: Halts,
     places: Places,
@@ -68,8 +72,8 @@ enum Try {
     Delivered,
     Unchanged,
     Superseded,
-    /// Try again after the pause; the text says why.
-    Again(Duration, String),
+    /// Try again.
+    Again(Retry),
     /// Given up; the text says why.
     GivenUp(Outcome, String),
 }
@@ -82,6 +86,7 @@ impl Delivery {
         resolver: Arc<Resolver>,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
+        deadlines: Deadlines,
     ) -> Self {
         Self(Arc::new(Inner {
             outbox,
@@ -89,6 +94,7 @@ impl Delivery {
             resolver,
             clock,
             metrics,
+            deadlines,
             listings: Listings::new(),
             halts: Halts::default(),
             places: Places::default(),
@@ -108,6 +114,26 @@ impl Delivery {
     pub fn provider_changed(&self, uid: &str) {
         self.0.outbox.wake(uid);
         self.wake();
+    }
+
+    /// Does what operators want, as long as the process runs.
+    pub async fn obey(self) {
+        let inner = &self.0;
+        loop {
+            for Operation { job, act } in inner.outbox.operations().await {
+                match act {
+                    Act::Retry => {
+                        inner.outbox.retry(job);
+                    }
+                    Act::Drop => {
+                        if let Some(job) = inner.outbox.discard(job) {
+                            inner.report(&job, Outcome::Failed, Some("an operator dropped it"));
+                        }
+                    }
+                }
+            }
+            self.wake();
+        }
     }
 
     /// The dispatcher: runs until [`Delivery::drain`] is through.
@@ -161,7 +187,7 @@ impl Delivery {
         let ended = AssertUnwindSafe(inner.attempt(&job)).catch_unwind().await.unwrap_or_else(|_| {
             let why = "a bug in Herald: the delivery panicked; please report it".to_owned();
             if job.attempts + 1 < PANIC_TRIES {
-                Try::Again(verdict::backoff(job.attempts), why)
+                Try::Again(Retry { pause: verdict::backoff(job.attempts), told: false, why })
             } else {
                 Try::GivenUp(Outcome::Failed, why)
             }
@@ -189,14 +215,15 @@ impl Inner {
             return Try::GivenUp(Outcome::Refused, "its Provider was deleted".to_owned());
         };
         if view.provider.spec.suspend {
-            return Try::Again(verdict::parked(job.attempts), "the Provider is suspended".to_owned());
+            let why = "the Provider is suspended".to_owned();
+            return Try::Again(Retry { pause: verdict::parked(job.attempts), told: false, why });
         }
         let service = match self.resolver.resolve(&view) {
             Ok(service) => service,
-            Err(error) => return self.again(job, verdict::parked(job.attempts), error.message),
+            Err(error) => return self.again(job, verdict::parked(job.attempts), false, error.message),
         };
         if let Some((left, error)) = self.halts.of(provider, view.version, self.clock.now()) {
-            return self.again(job, left, error.to_string());
+            return self.again(job, left, verdict(&error).is_told(), error.to_string());
         }
         let sent = match (&*service, &job.new.notice) {
             (Service::Statuses(vendor), Notice::CommitStatus(status)) => {
@@ -267,7 +294,9 @@ impl Inner {
         if !error.body().is_empty() {
             why = format!("{why}: {}", error.body());
         }
-        let pause = match verdict(&error) {
+        let verdict = verdict(&error);
+        let told = verdict.is_told();
+        let pause = match verdict {
             Verdict::Later => verdict::backoff(job.attempts),
             Verdict::Wait(pause) => pause.max(verdict::backoff(job.attempts)),
             Verdict::Park => verdict::parked(job.attempts),
@@ -276,31 +305,31 @@ impl Inner {
         if verdict::concerns_the_provider(&error) {
             self.halts.begin(job.new.subject.provider(), version, self.clock.now() + pause, error);
         }
-        self.again(job, pause, why)
+        self.again(job, pause, told, why)
     }
 
-    fn again(&self, job: &Job, pause: Duration, why: String) -> Try {
+    fn again(&self, job: &Job, pause: Duration, told: bool, why: String) -> Try {
         let deadline = match job.new.notice {
-            Notice::CommitStatus(_) => STATUS_DEADLINE,
-            Notice::Event(_) => MESSAGE_DEADLINE,
+            Notice::CommitStatus(_) => self.deadlines.status,
+            Notice::Event(_) => self.deadlines.message,
         };
         let age = self.clock.now().saturating_duration_since(job.new.stamp.arrived);
         if age + pause > deadline {
             Try::GivenUp(Outcome::Failed, format!("{why}; given up after {} tries", job.attempts + 1))
         } else {
-            Try::Again(pause, why)
+            Try::Again(Retry { pause, told, why })
         }
     }
 
     /// Settles, counts and logs.
-    fn conclude(&self, job: &Job, ended: Try) {
+    fn conclude(&self, job: &Arc<Job>, ended: Try) {
         let now = self.clock.now();
-        let (outcome, why) = match ended {
-            Try::Delivered => (Outcome::Delivered, None),
-            Try::Unchanged => (Outcome::Unchanged, None),
-            Try::Superseded => (Outcome::Superseded, None),
-            Try::GivenUp(outcome, why) => (outcome, Some(why)),
-            Try::Again(pause, why) => match self.outbox.settle(job, now, Settlement::Retry(pause)) {
+        let (outcome, settlement, why) = match ended {
+            Try::Delivered => (Outcome::Delivered, Settlement::Said, None),
+            Try::Unchanged => (Outcome::Unchanged, Settlement::Said, None),
+            Try::Superseded => (Outcome::Superseded, Settlement::Dropped, None),
+            Try::GivenUp(outcome, why) => (outcome, Settlement::Dropped, Some(why)),
+            Try::Again(retry) => match self.outbox.settle(job, now, Settlement::Retry(retry.clone())) {
                 Settled::Superseded => {
                     self.report(job, Outcome::Superseded, None);
                     return;
@@ -308,7 +337,7 @@ impl Inner {
                 Settled::AsAsked => {
                     // The first failure of a job is worth a line; the rest are its echo.
                     if job.attempts == 0 {
-                        let Job { new, .. } = job;
+                        let new = &job.new;
                         tracing::warn!(
                             logger = "delivery",
                             controllerKind = "Alert",
@@ -316,8 +345,8 @@ impl Inner {
                             namespace = %new.alert.namespace,
                             provider = %new.provider,
                             object = %new.object,
-                            retryInSeconds = pause.as_secs(),
-                            error = %why,
+                            retryInSeconds = retry.pause.as_secs(),
+                            error = %retry.why,
                             "notification not delivered yet, will try again"
                         );
                     }
@@ -325,7 +354,7 @@ impl Inner {
                 }
             },
         };
-        self.outbox.settle(job, now, Settlement::Done);
+        self.outbox.settle(job, now, settlement);
         self.report(job, outcome, why.as_deref());
     }
 

@@ -18,6 +18,13 @@ pub enum Verdict {
     Drop,
 }
 
+impl Verdict {
+    /// Whether the vendor named the time of the next try.
+    pub fn is_told(self) -> bool {
+        matches!(self, Verdict::Wait(_))
+    }
+}
+
 /// A wait that a vendor names is honoured up to this long (rule R9).
 const LONGEST_WAIT: Duration = Duration::from_secs(65 * 60);
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::repeats::RepeatKey;
 use crate::api::Key;
 use crate::compose::{Notice, Slot};
@@ -11,7 +13,7 @@ use crate::compose::{Notice, Slot};
 pub type JobId = u64;
 
 /// What a job is about. Jobs of one subject go out one at a time.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Subject {
     /// A commit status: a newer job replaces an older one.
     Slot(Slot),

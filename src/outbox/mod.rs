@@ -1,18 +1,33 @@
 //! STAGE 4: what was accepted and is not said yet, and what each place was last told.
 //!
 //! The promise of [`Outbox::put`]: once it returns a [`Receipt`], every job in it will be claimed
-//! until it is settled. The store in memory keeps that promise until the process ends; a store on
-//! disk will keep it across a crash, behind the same trait.
+//! until it is settled. [`DurableOutbox`] keeps that promise across a crash of the process, because
+//! it answers when the jobs are on disk; [`MemoryOutbox`] keeps it until the process ends.
+//!
+//! After a crash a job may be claimed again whose request went out: a status is then read at the
+//! vendor before it is written, a message may be told twice.
 
+mod durable;
+mod file;
+mod fingerprint;
 mod generations;
 mod job;
 mod memory;
+mod queue;
+pub mod record;
 mod repeats;
+mod store;
+mod writer;
 
+pub use durable::{DurableOutbox, Options};
+pub use file::{is_in_use, path_of};
+pub use fingerprint::Fingerprint;
 pub use generations::Generations;
 pub use job::{Job, JobId, NewJob, Stamp, Subject};
-pub use memory::{Limits, MemoryOutbox};
+pub use memory::MemoryOutbox;
+pub use queue::Limits;
 pub use repeats::{Kind, RepeatKey};
+pub use store::{Act, Reader, Row};
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,6 +63,9 @@ pub enum PutError {
     /// As many jobs wait as may.
     #[error("the outbox is full")]
     Full,
+    /// The disk does not take them.
+    #[error("the outbox cannot be written")]
+    Unwritable,
     /// The process is stopping.
     #[error("the outbox is closed")]
     Closed,
@@ -56,11 +74,32 @@ pub enum PutError {
 /// How a claimed job ends, or goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settlement {
-    /// It is over: delivered, found unchanged, superseded, or given up. The job is forgotten.
-    Done,
-    /// To be tried again after the delay, or sooner when its Provider changes. A newer job in the
-    /// same Slot replaces it.
-    Retry(Duration),
+    /// Its place says what it wanted: delivered, or found so.
+    Said,
+    /// It is over without that: superseded, or given up.
+    Dropped,
+    /// To be tried again.
+    Retry(Retry),
+}
+
+/// When to try again, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// After so long, or sooner when its Provider changes. A newer job in the same Slot replaces it.
+    pub pause: Duration,
+    /// The vendor named the pause: it is kept across a restart too.
+    pub told: bool,
+    /// For people: what went wrong.
+    pub why: String,
+}
+
+/// What an operator wants done with a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Which job.
+    pub job: JobId,
+    /// What.
+    pub act: Act,
 }
 
 /// What became of a settled job besides its settlement.
@@ -93,13 +132,23 @@ pub trait Outbox: Send + Sync + 'static {
     fn claim(&self, now: Instant, limit: usize) -> Vec<Arc<Job>>;
 
     /// Ends a claim; `now` is where the delay of a retry starts.
-    fn settle(&self, job: &Job, now: Instant, settlement: Settlement) -> Settled;
+    fn settle(&self, job: &Arc<Job>, now: Instant, settlement: Settlement) -> Settled;
 
     /// Whether a newer job of the same Slot waits behind this claimed one.
     fn is_superseded(&self, job: &Job) -> bool;
 
     /// Makes every job of a Provider that waits for its next try due now.
     fn wake(&self, provider: &str);
+
+    /// Makes one job that waits for its next try due now; whether it waited.
+    fn retry(&self, id: JobId) -> bool;
+
+    /// Takes a job out that is not under way, for good. `None` when there is no such job or it is
+    /// under way.
+    fn discard(&self, id: JobId) -> Option<Job>;
+
+    /// Waits for operators' wishes, which come through the file.
+    fn operations(&self) -> BoxFuture<'_, Vec<Operation>>;
 
     /// When the next waiting job becomes due; `None` when none waits for a time.
     fn next_due(&self) -> Option<Instant>;
@@ -112,6 +161,15 @@ pub trait Outbox: Send + Sync + 'static {
 
     /// How much there is.
     fn counts(&self) -> Counts;
+
+    /// Takes nothing more; what is held can still be claimed and settled.
+    fn close(&self);
+
+    /// Waits until every settlement is written. How many jobs end with the process.
+    fn finish(&self) -> BoxFuture<'_, usize>;
+
+    /// Whether the last write worked.
+    fn writes(&self) -> bool;
 }
 
 /// What a place (API base, repository, commit, name) was last told (rule R6).

@@ -6,6 +6,8 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::Generations;
 use crate::api::Event;
 use crate::matching::gate::Marks;
@@ -14,7 +16,7 @@ use crate::matching::gate::Marks;
 const CAPACITY: usize = 65_536;
 
 /// Whether a message tells of a failure, a final success, or something on the way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// Severity `error`.
     Error,
@@ -25,7 +27,7 @@ pub enum Kind {
 }
 
 /// What makes two messages the same, and whose they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RepeatKey {
     /// Alert, Provider and object.
     about: u64,
@@ -36,6 +38,35 @@ pub struct RepeatKey {
 }
 
 impl RepeatKey {
+    /// Length of [`RepeatKey::to_bytes`].
+    pub const BYTES: usize = 17;
+
+    /// As a key on disk.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&self.about.to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.text.to_be_bytes());
+        bytes[16] = match self.kind {
+            Kind::Error => 0,
+            Kind::Success => 1,
+            Kind::Other => 2,
+        };
+        bytes
+    }
+
+    /// From a key on disk; `None` when it is none.
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Option<Self> {
+        let [about @ .., _, _, _, _, _, _, _, _, kind] = bytes;
+        let text = *bytes[8..].first_chunk()?;
+        let kind = match kind {
+            0 => Kind::Error,
+            1 => Kind::Success,
+            2 => Kind::Other,
+            _ => return None,
+        };
+        Some(Self { about: u64::from_be_bytes(about), text: u64::from_be_bytes(text), kind })
+    }
+
     /// The parts the peer compares (object, message, originRevision, revision, token), with
     /// severity and reason, for one Alert and Provider.
     pub fn new(event: &Event, marks: Marks, alert: &str, provider: &str) -> Self {
@@ -121,6 +152,15 @@ mod tests {
             repeats.note(message, now);
             assert!(repeats.is_repeat(&message, now));
         }
+    }
+
+    #[test]
+    fn a_key_comes_back_from_disk_as_it_was() {
+        for kind in [Kind::Error, Kind::Success, Kind::Other] {
+            let key = RepeatKey { about: 1 << 60, text: 3, kind };
+            assert_eq!(RepeatKey::from_bytes(key.to_bytes()), Some(key));
+        }
+        assert_eq!(RepeatKey::from_bytes([9; RepeatKey::BYTES]), None);
     }
 
     #[test]

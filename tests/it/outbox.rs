@@ -1,22 +1,25 @@
-//! The outbox in memory against a model that is too simple to be wrong: lists of numbers. Random
-//! calls, and after each the two must agree.
+//! Both outboxes against a model that is too simple to be wrong: lists of numbers. Random calls,
+//! and after each the two must agree. The one on disk also crashes, at any point between two calls.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::FutureExt;
+use futures::executor::block_on;
 use herald::api::{Event, Key};
 use herald::clock::{Clock, TurnedClock};
 use herald::compose::{CommitStatus, Notice, Slot, State};
 use herald::matching::gate::Marks;
 use herald::outbox::{
-    Counts, Fate, Job, Limits, MemoryOutbox, NewJob, Outbox, PutError, RepeatKey, Said, Settled, Settlement, Stamp,
-    Subject,
+    Act, Counts, DurableOutbox, Fate, Job, Limits, MemoryOutbox, NewJob, Operation, Options, Outbox, PutError, Reader,
+    RepeatKey, Retry, Said, Settled, Settlement, Stamp, Subject,
 };
 use proptest::prelude::*;
 
-const LIMITS: Limits = Limits { jobs: 12, per_provider: 3, memory: 64, repeat_interval: Duration::from_secs(300) };
+const LIMITS: Limits =
+    Limits { jobs: 12, bytes: 1 << 20, per_provider: 3, memory: 64, repeat_interval: Duration::from_secs(300) };
 
 /// One job of a batch, in numbers: which subject, which version of the object, which words.
 #[derive(Clone, Copy, Debug)]
@@ -33,24 +36,27 @@ enum Call {
     Put(Vec<Put>),
     Claim(usize),
     /// The claimed job at this place (modulo how many there are) ends, or is tried again later.
-    Done(usize),
+    Done(usize, bool),
     Retry(usize, u64),
     Wake(u8),
     /// Seconds.
     Turn(u64),
+    /// The process dies, and another takes up the file.
+    Crash,
     Close,
 }
 
-fn calls() -> impl Strategy<Value = Vec<Call>> {
+fn calls(crashes: u32) -> impl Strategy<Value = Vec<Call>> {
     let put = (0..2u8, 0..3u8, any::<bool>(), prop::option::of(1..6u64), 0..3u8)
         .prop_map(|(provider, about, is_slot, version, words)| Put { provider, about, is_slot, version, words });
     let call = prop_oneof![
         8 => prop::collection::vec(put, 1..4).prop_map(Call::Put),
         6 => (0..8usize).prop_map(Call::Claim),
-        5 => any::<prop::sample::Index>().prop_map(|at| Call::Done(at.index(1000))),
+        5 => any::<prop::sample::Index>().prop_map(|at| Call::Done(at.index(1000), at.index(3) > 0)),
         5 => (any::<prop::sample::Index>(), 0..40u64).prop_map(|(at, after)| Call::Retry(at.index(1000), after)),
         2 => (0..2u8).prop_map(Call::Wake),
         3 => (0..90u64).prop_map(Call::Turn),
+        crashes => Just(Call::Crash),
     ];
     (prop::collection::vec(call, 1..120), prop::option::weighted(0.1, Just(Call::Close)))
         .prop_map(|(calls, close)| calls.into_iter().chain(close).collect())
@@ -100,6 +106,8 @@ struct Line {
     claimed: bool,
     /// Until when the first waits.
     due: Option<Instant>,
+    /// Until when the vendor said, as it stands on disk.
+    told: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -107,6 +115,10 @@ struct Model {
     lines: BTreeMap<(u8, bool, u8), Line>,
     /// The newest statement accepted about a slot.
     latest: BTreeMap<(u8, u8), Stamp>,
+    /// The newest statement that a slot is known to say.
+    said: BTreeMap<(u8, u8), Stamp>,
+    /// Everything that was put.
+    stamps: BTreeMap<u64, Stamp>,
     /// When a message was told.
     told: BTreeMap<(u8, u8, u8), Instant>,
     claims: Vec<(Put, Arc<Job>)>,
@@ -130,10 +142,24 @@ impl Model {
         self.claims.iter().filter(|(put, _)| put.provider == provider).count()
     }
 
+    /// The fates of a batch of which nothing is to be stored.
+    fn needless(&self, puts: &[Put], jobs: &[NewJob]) -> Option<Vec<Fate>> {
+        let fate = |(put, new): (&Put, &NewJob)| {
+            if put.is_slot {
+                let latest = self.latest.get(&(put.provider, put.about))?;
+                return new.stamp.is_older_than(latest).then_some(Fate::Superseded);
+            }
+            let told = self.told.get(&(put.provider, put.about, put.words))?;
+            (new.stamp.arrived - *told < LIMITS.repeat_interval).then_some(Fate::Repeat)
+        };
+        puts.iter().zip(jobs).map(fate).collect()
+    }
+
     /// The fate of one job of a batch that has room; the second value is how many gave way to it.
     fn put(&mut self, put: Put, id: u64, new: &NewJob) -> (Fate, usize) {
         let now = new.stamp.arrived;
         self.puts.insert(id, put);
+        self.stamps.insert(id, new.stamp.clone());
         if put.is_slot {
             let latest = self.latest.get(&(put.provider, put.about));
             if latest.is_some_and(|latest| new.stamp.is_older_than(latest)) {
@@ -144,6 +170,9 @@ impl Model {
             let waiting = line.jobs.split_off(usize::from(line.claimed));
             line.jobs.push_back(id);
             line.due = None;
+            if !line.claimed {
+                line.told = None;
+            }
             self.superseded.extend(&waiting);
             return (Fate::Stored, waiting.len());
         }
@@ -178,16 +207,44 @@ impl Model {
         self.claims.push((put, job));
     }
 
+    /// What another process finds: claims are forgotten, of a slot's jobs the newest is left, and a
+    /// pause stands only when the vendor named it.
+    fn crash(&mut self, now: Instant) {
+        self.claims.clear();
+        for (&(provider, is_slot, about), line) in &mut self.lines {
+            line.claimed = false;
+            line.told = line.told.filter(|due| *due > now);
+            line.due = line.told;
+            if !is_slot {
+                continue;
+            }
+            while line.jobs.len() > 1 {
+                (line.due, line.told) = (None, None);
+                self.superseded.extend(line.jobs.pop_front());
+            }
+            let waits = line.jobs.back().map(|id| self.stamps[id].clone());
+            let lately = |stamp: &&Stamp| now - stamp.arrived <= Stamp::VERSION_WINDOW;
+            match waits.or_else(|| self.said.get(&(provider, about)).filter(lately).cloned()) {
+                Some(stamp) => self.latest.insert((provider, about), stamp),
+                None => self.latest.remove(&(provider, about)),
+            };
+        }
+    }
+
     /// A claimed job ends; whether a newer one took its place.
-    fn settle(&mut self, put: Put, job: &Job, retry_at: Option<Instant>) -> Settled {
+    fn settle(&mut self, put: Put, job: &Job, retry_at: Option<(Instant, bool)>, said: bool) -> Settled {
         let line = self.line(put);
         line.claimed = false;
         let followed = put.is_slot && line.jobs.len() > 1;
-        if let (Some(due), false) = (retry_at, followed) {
-            line.due = Some(due);
+        if let (Some((due, told)), false) = (retry_at, followed) {
+            (line.due, line.told) = (Some(due), told.then_some(due));
             return Settled::AsAsked;
         }
         line.jobs.pop_front();
+        line.told = None;
+        if said && put.is_slot {
+            self.said.insert((put.provider, put.about), job.new.stamp.clone());
+        }
         if retry_at.is_some() {
             self.superseded.push(number(job));
             Settled::Superseded
@@ -199,14 +256,17 @@ impl Model {
 }
 
 /// Does a call to both, and compares what they say.
-fn step(outbox: &MemoryOutbox, model: &mut Model, clock: &TurnedClock, call: Call) {
+fn step(outbox: &dyn Outbox, model: &mut Model, clock: &TurnedClock, call: Call) {
     let now = clock.now();
     match call {
         Call::Put(puts) => {
             let jobs: Vec<NewJob> = puts.iter().zip(model.next..).map(|(put, id)| new_job(*put, id, now)).collect();
-            let answer = outbox.put(jobs.clone()).now_or_never().expect("memory answers at once");
+            let answer = block_on(outbox.put(jobs.clone()));
             if model.closed {
                 assert_eq!(answer.expect_err("closed"), PutError::Closed);
+            } else if let Some(fates) = model.needless(&puts, &jobs) {
+                let receipt = answer.expect("it needs no room");
+                assert_eq!((receipt.fates, receipt.replaced), (fates, 0));
             } else if model.held() + jobs.len() > LIMITS.jobs {
                 assert_eq!(answer.expect_err("full"), PutError::Full);
             } else {
@@ -234,22 +294,25 @@ fn step(outbox: &MemoryOutbox, model: &mut Model, clock: &TurnedClock, call: Cal
             let left = model.ready(now).find(|subject| model.of_provider(subject.0) < LIMITS.per_provider);
             assert!(full || left.is_none(), "{left:?} could have been claimed");
         }
-        Call::Done(at) | Call::Retry(at, _) if !model.claims.is_empty() => {
+        Call::Done(at, _) | Call::Retry(at, _) if !model.claims.is_empty() => {
             let at = at % model.claims.len();
             let (put, job) = model.claims.swap_remove(at);
             let followed = put.is_slot && model.line(put).jobs.len() > 1;
             assert_eq!(outbox.is_superseded(&job), followed);
             let (settlement, retry_at) = match call {
                 Call::Retry(_, after) => {
-                    let after = Duration::from_secs(after);
-                    (Settlement::Retry(after), Some(now + after))
+                    let (pause, told) = (Duration::from_secs(after), after % 2 == 0);
+                    (Settlement::Retry(Retry { pause, told, why: "not now".into() }), Some((now + pause, told)))
                 }
-                _ => (Settlement::Done, None),
+                Call::Done(_, true) => (Settlement::Said, None),
+                _ => (Settlement::Dropped, None),
             };
+            let said = settlement == Settlement::Said;
             let settled = outbox.settle(&job, now, settlement);
-            assert_eq!(settled, model.settle(put, &job, retry_at));
+            assert_eq!(settled, model.settle(put, &job, retry_at, said));
         }
-        Call::Done(_) | Call::Retry(..) => {}
+        Call::Done(..) | Call::Retry(..) => {}
+        Call::Crash => unreachable!("done by whoever holds the file"),
         Call::Wake(of) => {
             outbox.wake(&provider(of));
             model.lines.iter_mut().filter(|((provider, ..), _)| *provider == of).for_each(|(_, line)| line.due = None);
@@ -267,31 +330,110 @@ fn step(outbox: &MemoryOutbox, model: &mut Model, clock: &TurnedClock, call: Cal
     assert_eq!(outbox.next_due(), due);
 }
 
+/// Nothing is lost: what is left comes out, and then every job that was stored has ended, once.
+fn work_off(outbox: &dyn Outbox, model: &mut Model, clock: &TurnedClock) {
+    for _ in 0..LIMITS.jobs * 2 {
+        clock.turn(Duration::from_secs(60));
+        step(outbox, model, clock, Call::Claim(usize::MAX));
+        for _ in 0..model.claims.len() {
+            step(outbox, model, clock, Call::Done(0, true));
+        }
+    }
+    assert_eq!(outbox.counts(), Counts::default());
+    let mut all: Vec<u64> = model.ended.iter().chain(&model.superseded).copied().collect();
+    let count = all.len();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), count, "nothing ends twice");
+}
+
+fn options(path: PathBuf, limits: Limits) -> Options {
+    let (retention, sync_delay) = (Duration::from_secs(3600), Duration::ZERO);
+    Options { path, max_bytes: 64 << 20, retention, limits, sync_delay }
+}
+
+fn open(path: &Path, clock: &Arc<TurnedClock>) -> DurableOutbox {
+    DurableOutbox::open(options(path.to_owned(), LIMITS), clock.clone()).expect("it opens")
+}
+
+/// The files as a crash would leave them now, in a folder of their own.
+fn as_a_crash_leaves_it(path: &Path, number: usize) -> PathBuf {
+    let copy = path.with_file_name(format!("{number}.db"));
+    for suffix in ["", "-wal"] {
+        let of = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+        if of(path).exists() {
+            fs::copy(of(path), of(&copy)).expect("copied");
+        }
+    }
+    copy
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_outbox_on_disk_does_what_a_list_would_and_survives(calls in calls(3)) {
+        let (dir, clock) = (tempfile::tempdir().expect("a folder"), TurnedClock::new());
+        clock.turn(Duration::from_secs(10_000));
+        let mut path = dir.path().join("0.db");
+        let mut outbox = open(&path, &clock);
+        let mut model = Model::default();
+        for (number, call) in calls.into_iter().enumerate() {
+            if let Call::Crash = call {
+                block_on(outbox.finish());
+                path = as_a_crash_leaves_it(&path, number + 1);
+                outbox = open(&path, &clock);
+                model.crash(clock.now());
+                model.closed = false;
+            } else {
+                step(&outbox, &mut model, &clock, call);
+            }
+        }
+        work_off(&outbox, &mut model, &clock);
+        block_on(outbox.finish());
+        prop_assert_eq!(Reader::open(&path).expect("it opens").jobs(None).expect("it reads").len(), 0);
+    }
+
+    /// No settlement is waited for here: a job may be found again whose end was not written yet, but
+    /// none is missing whose end was never told.
+    #[test]
+    fn a_crash_at_any_moment_loses_nothing(settled in 0..200usize) {
+        let (dir, clock) = (tempfile::tempdir().expect("a folder"), TurnedClock::new());
+        let path = dir.path().join("0.db");
+        let limits = Limits { jobs: 1000, per_provider: 1000, ..LIMITS };
+        let outbox = DurableOutbox::open(options(path.clone(), limits), clock.clone()).expect("it opens");
+        let jobs = |from: u8| (from..from + 100).map(|about| {
+            new_job(Put { provider: 0, about, is_slot: true, version: None, words: 0 }, about.into(), clock.now())
+        });
+        block_on(outbox.put(jobs(0).collect())).expect("there is room");
+        block_on(outbox.put(jobs(100).collect())).expect("there is room");
+        let claims = outbox.claim(clock.now(), usize::MAX);
+        prop_assert_eq!(claims.len(), 200);
+        for job in &claims[..settled] {
+            outbox.settle(job, clock.now(), Settlement::Said);
+        }
+        let left = open(&as_a_crash_leaves_it(&path, 1), &clock);
+        let found: Vec<u64> = left.claim(clock.now(), usize::MAX).iter().map(|job| number(job)).collect();
+        let lines = left.counts();
+        for job in &claims[settled..] {
+            let waits = found.contains(&number(job)) || lines.held > found.len();
+            prop_assert!(waits, "job {} is lost", number(job));
+        }
+        prop_assert!(lines.held >= 200 - settled);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_outbox_does_what_a_list_would(calls in calls()) {
+    fn the_outbox_in_memory_does_what_a_list_would(calls in calls(0)) {
         let (outbox, clock) = (MemoryOutbox::new(LIMITS), TurnedClock::new());
         let mut model = Model::default();
         for call in calls {
             step(&outbox, &mut model, &clock, call);
         }
-
-        // Nothing is lost: what is left comes out, and then every job that was stored has ended.
-        for _ in 0..LIMITS.jobs * 2 {
-            clock.turn(Duration::from_secs(60));
-            step(&outbox, &mut model, &clock, Call::Claim(usize::MAX));
-            for _ in 0..model.claims.len() {
-                step(&outbox, &mut model, &clock, Call::Done(0));
-            }
-        }
-        assert_eq!(outbox.counts(), Counts::default());
-        let mut all: Vec<u64> = model.ended.iter().chain(&model.superseded).copied().collect();
-        let count = all.len();
-        all.sort_unstable();
-        all.dedup();
-        prop_assert_eq!(all.len(), count, "nothing ends twice");
+        work_off(&outbox, &mut model, &clock);
     }
 
     #[test]
@@ -313,10 +455,157 @@ fn providers_take_turns() {
     let put = |provider, about| Put { provider, about, is_slot: true, version: None, words: 0 };
     for about in 0..100 {
         let busy = new_job(put(0, about), 0, clock.now());
-        outbox.put(vec![busy]).now_or_never().expect("at once").expect("there is room");
+        block_on(outbox.put(vec![busy])).expect("there is room");
     }
     let quiet = new_job(put(1, 0), 1, clock.now());
-    outbox.put(vec![quiet]).now_or_never().expect("at once").expect("there is room");
+    block_on(outbox.put(vec![quiet])).expect("there is room");
     let first: Vec<_> = outbox.claim(clock.now(), 2).iter().map(|job| job.new.subject.provider().clone()).collect();
     assert!(first.contains(&provider(1)), "a hundred jobs of another do not come first: {first:?}");
+}
+
+/// A folder, a clock that is past its beginning, and the file in the folder.
+fn place() -> (tempfile::TempDir, Arc<TurnedClock>, PathBuf) {
+    let (dir, clock) = (tempfile::tempdir().expect("a folder"), TurnedClock::new());
+    clock.turn(Duration::from_secs(10_000));
+    let path = dir.path().join("sub/outbox.db");
+    (dir, clock, path)
+}
+
+fn status(about: u8) -> Put {
+    Put { provider: 0, about, is_slot: true, version: Some(5), words: 0 }
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_set_aside() {
+    let page = |text: &str| text.as_bytes().repeat(4096 / text.len());
+    let foreign = |path: &Path| {
+        let other = rusqlite::Connection::open(path).expect("it opens");
+        other.execute_batch("CREATE TABLE theirs (x)").expect("it is made");
+    };
+    let later = |path: &Path| {
+        drop(open(path, &TurnedClock::new()));
+        let ours = rusqlite::Connection::open(path).expect("it opens");
+        ours.pragma_update(None, "user_version", 99).expect("it is set");
+    };
+    let damage = |path: &Path| {
+        let (outbox, clock) = (open(path, &TurnedClock::new()), TurnedClock::new());
+        for about in 0..8 {
+            block_on(outbox.put(vec![new_job(status(about), about.into(), clock.now())])).expect("there is room");
+        }
+        drop(outbox);
+        let mut bytes = fs::read(path).expect("a file");
+        let len = bytes.len();
+        bytes[4096..len].fill(0xA5);
+        fs::write(path, bytes).expect("it is written");
+    };
+    let garbage = |path: &Path| fs::write(path, page("not a database at all.")).expect("it is written");
+    let cases: [(&str, &dyn Fn(&Path)); 4] =
+        [("foreign", &foreign), ("later", &later), ("damaged", &damage), ("garbage", &garbage)];
+    for (case, spoil) in cases {
+        let (_dir, clock, path) = place();
+        fs::create_dir(path.parent().expect("a folder")).expect("it is made");
+        spoil(&path);
+        let outbox = open(&path, &clock);
+        assert_eq!(outbox.counts(), Counts::default(), "{case}");
+        block_on(outbox.put(vec![new_job(status(1), 1, clock.now())])).expect("it works");
+        assert!(PathBuf::from(format!("{}.unusable", path.display())).exists(), "{case}");
+    }
+}
+
+#[test]
+fn a_file_that_goes_bad_in_use_is_replaced_by_what_is_in_memory() {
+    let (_dir, clock, path) = place();
+    let outbox = open(&path, &clock);
+    block_on(outbox.put(vec![new_job(status(1), 1, clock.now())])).expect("there is room");
+    let other = rusqlite::Connection::open(&path).expect("it opens");
+    other.execute_batch("DROP TABLE jobs").expect("done");
+    drop(other);
+    let put = |about: u8| block_on(outbox.put(vec![new_job(status(about), about.into(), clock.now())]));
+    let taken = (2..9).filter(|about| put(*about).is_ok()).count();
+    assert!(taken > 0, "it works again");
+    let held = outbox.counts().held;
+    assert_eq!(held, taken + 1, "what was refused is not held");
+    drop(outbox);
+    assert_eq!(open(&path, &clock).counts().held, held, "and all of it is in the fresh file");
+}
+
+#[test]
+fn the_file_and_its_folder_are_readable_by_nobody_else() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_dir, clock, path) = place();
+    let outbox = open(&path, &clock);
+    block_on(outbox.put(vec![new_job(status(1), 1, clock.now())])).expect("there is room");
+    let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!(mode(path.parent().expect("a folder")), 0o700);
+    for suffix in ["", "-wal", "-shm", ".lock"] {
+        assert_eq!(mode(Path::new(&format!("{}{suffix}", path.display()))), 0o600, "{suffix}");
+    }
+}
+
+#[test]
+fn a_second_process_is_told_who_has_the_file() {
+    let (_dir, clock, path) = place();
+    let _first = open(&path, &clock);
+    let error = DurableOutbox::open(options(path, LIMITS), clock).err().expect("refused").to_string();
+    assert!(error.contains(&format!("in use by process {}", std::process::id())), "{error}");
+}
+
+#[test]
+fn a_full_file_refuses_and_loses_nothing() {
+    let (_dir, clock, path) = place();
+    let limits = Limits { jobs: 100_000, bytes: usize::MAX, ..LIMITS };
+    let small = Options { max_bytes: 17 << 20, ..options(path.clone(), limits) };
+    let outbox = DurableOutbox::open(small, clock.clone()).expect("it opens");
+    let message = |id: u64| {
+        let mut job = new_job(Put { is_slot: false, ..status(0) }, id, clock.now());
+        job.repeat = None;
+        job.notice = Notice::Event(Box::new(Event { message: "x".repeat(50_000), ..Default::default() }));
+        job
+    };
+    let taken = (0..200).take_while(|id| block_on(outbox.put(vec![message(*id)])).is_ok()).count();
+    assert!((10..100).contains(&taken), "{taken} of 50 kB fit into a file of 1 MiB");
+    assert!(matches!(block_on(outbox.put(vec![message(0)])), Err(PutError::Full)));
+    assert_eq!(outbox.counts().held, taken);
+
+    // Room comes with the first that ends.
+    for _ in 0..4 {
+        let job = outbox.claim(clock.now(), 1).pop().expect("one waits");
+        outbox.settle(&job, clock.now(), Settlement::Said);
+    }
+    block_on(outbox.finish());
+    block_on(outbox.put(vec![message(1)])).expect("there is room again");
+    drop(outbox);
+    let again = DurableOutbox::open(options(path, limits), clock).expect("it opens");
+    assert_eq!(again.counts().held, taken - 3);
+}
+
+#[test]
+fn operators_are_heard_while_it_runs() {
+    let (_dir, clock, path) = place();
+    let outbox = open(&path, &clock);
+    block_on(outbox.put((1..4).map(|about| new_job(status(about), about.into(), clock.now())).collect()))
+        .expect("room");
+    let job = outbox.claim(clock.now(), 1).pop().expect("one waits");
+    let why = "the vendor answered 502".to_owned();
+    let retry = Retry { pause: Duration::from_secs(600), told: false, why: why.clone() };
+    outbox.settle(&job, clock.now(), Settlement::Retry(retry));
+    block_on(outbox.finish());
+
+    let reader = Reader::open(&path).expect("it opens beside the writer");
+    let rows = reader.jobs(None).expect("it reads");
+    assert_eq!(rows.len(), 3);
+    let row = rows.iter().find(|row| row.id == job.id).expect("it is there");
+    assert_eq!((row.attempts, row.why.as_ref()), (1, Some(&why)));
+    reader.ask(job.id, Act::Retry).expect("it writes");
+    assert_eq!(block_on(outbox.operations()), [Operation { job: job.id, act: Act::Retry }]);
+    assert!(reader.is_heard().expect("it reads"));
+    assert!(outbox.retry(job.id) && !outbox.retry(job.id));
+    assert_eq!(outbox.next_due(), None);
+
+    let dropped = outbox.discard(job.id).expect("it is not under way");
+    assert_eq!(dropped.id, job.id);
+    assert!(outbox.discard(job.id).is_none());
+    assert_eq!(outbox.claim(clock.now(), 10).len(), 2, "the others are not touched");
+    block_on(outbox.finish());
+    assert_eq!(reader.jobs(Some(job.id)).expect("it reads").len(), 0);
 }

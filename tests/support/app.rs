@@ -18,6 +18,8 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 pub struct Herald {
     /// The program.
     pub app: App,
+    /// Where its outbox is, when the flags do not say.
+    _outbox: tempfile::TempDir,
     http: reqwest::Client,
 }
 
@@ -33,11 +35,18 @@ impl Herald {
     }
 
     async fn start(source: Source, flags: &[&str]) -> Self {
-        let addresses = ["--events-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0"];
-        let cli = Cli::try_parse_from(["herald"].iter().chain(&addresses).chain(flags)).expect("valid flags");
+        let outbox = tempfile::tempdir().expect("a folder for the outbox");
+        let path = format!("--outbox-path={}", outbox.path().join("outbox.db").display());
+        let mut all =
+            vec!["herald", "--events-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0"];
+        all.extend(flags);
+        if !flags.iter().any(|flag| flag.starts_with("--outbox-path")) {
+            all.push(&path);
+        }
+        let cli = Cli::try_parse_from(all).expect("valid flags");
         herald::install_tls_provider();
         let app = App::start(&cli, source).await.expect("Herald starts");
-        let herald = Self { app, http: reqwest::Client::new() };
+        let herald = Self { app, _outbox: outbox, http: reqwest::Client::new() };
         let ready = format!("http://{}/readyz", herald.app.health);
         wait::until(DEADLINE, "Herald to be ready", || async { wait::answers(&ready).await.then_some(()) }).await;
         herald

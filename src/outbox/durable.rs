@@ -1,0 +1,272 @@
+//! The outbox on disk: an order in memory, and a file that is written before a sender is answered.
+//! What `app` builds unless `--outbox-path` is empty.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use futures::future::{BoxFuture, ready};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::file::{self, Lock};
+use super::queue::{Incoming, Queue};
+use super::record::{self, Times};
+use super::store::Store;
+use super::writer::{Call, Shared, Writer};
+use super::{
+    Counts, Fate, Job, JobId, Limits, NewJob, Operation, Outbox, PutError, Receipt, Retry, Said, Settled, Settlement,
+    Stamp,
+};
+use crate::clock::Clock;
+
+/// Where the file is, and its bounds.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The file. It is made, with its folder, when it is not there.
+    pub path: PathBuf,
+    /// Bytes the file and its log may take together.
+    pub max_bytes: u64,
+    /// How long what a Slot last said is kept.
+    pub retention: Duration,
+    /// Of the order in memory.
+    pub limits: Limits,
+    /// Added to every sync; zero but in tests of a slow disk.
+    pub sync_delay: Duration,
+}
+
+/// See the module.
+pub struct DurableOutbox {
+    shared: Arc<Shared>,
+    /// `None` once it is dropped.
+    calls: Option<mpsc::Sender<Call>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl DurableOutbox {
+    /// Opens the file and takes up what an earlier process left. A file that cannot be used is set
+    /// aside, and a fresh one is started.
+    ///
+    /// # Errors
+    /// Another process uses the file, it is on a network file system, or it cannot be made.
+    pub fn open(options: Options, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+        let Options { path, max_bytes, retention, limits, sync_delay } = options;
+        file::prepare(&path)?;
+        let lock = Lock::take(&path)?;
+        let mut queue = Queue::new(limits);
+        let times = Times::of(&*clock);
+        let opened = Store::open(&path, max_bytes).and_then(|mut store| {
+            let left = take_up(&mut store, &mut queue, limits.repeat_interval, &times)?;
+            Ok((store, left))
+        });
+        let (store, left) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                let aside = file::set_aside(&path)
+                    .with_context(|| format!("--outbox-path: cannot set {} aside", path.display()))?;
+                tracing::error!(
+                    logger = "outbox", path = %path.display(), aside = %aside.display(), error = %format!("{error:#}"),
+                    "the outbox's file cannot be used; it was set aside and a fresh one is started. What waited in \
+                     it is not told"
+                );
+                queue = Queue::new(limits);
+                file::prepare(&path)?;
+                let store = Store::open(&path, max_bytes)
+                    .with_context(|| format!("--outbox-path: cannot start a fresh file at {}", path.display()))?;
+                (store, Left::default())
+            }
+        };
+        let waiting = queue.counts().held;
+        if waiting > 0 {
+            tracing::info!(logger = "outbox", waiting, "an earlier process left notifications; they go on");
+        }
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(queue),
+            operations: Mutex::default(),
+            asked: Notify::new(),
+            writes: AtomicBool::new(true),
+            clock,
+        });
+        let writer = Writer {
+            shared: shared.clone(),
+            // Something other than any answer, so that wishes left while nobody ran are read.
+            data_version: -1,
+            store,
+            path,
+            _lock: lock,
+            max_bytes,
+            next_id: left.next_id,
+            retention,
+            repeat_interval: limits.repeat_interval,
+            sync_delay,
+            backlog: left.needless.into_iter().map(Call::Forget).collect(),
+        };
+        let (calls, received) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("outbox".into()).spawn(move || writer.run(&received))?;
+        Ok(Self { shared, calls: Some(calls), thread: Some(thread) })
+    }
+
+    fn tell(&self, call: Call) {
+        if let Some(calls) = &self.calls {
+            // The thread ends only with the outbox.
+            let _ = calls.send(call);
+        }
+    }
+}
+
+/// What taking up a file leaves to do.
+#[derive(Default)]
+struct Left {
+    next_id: JobId,
+    /// Rows that say nothing any more.
+    needless: Vec<JobId>,
+}
+
+/// Reads what an earlier process left into the order.
+fn take_up(store: &mut Store, queue: &mut Queue, repeats: Duration, times: &Times) -> anyhow::Result<Left> {
+    let since = |span: Duration| times.wall() - i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+    for (slot, stamp) in store.slots_since(since(Stamp::VERSION_WINDOW), times)? {
+        queue.remember_slot(slot, stamp);
+    }
+    let jobs = store.jobs()?;
+    let mut messages: Vec<_> = store.messages_since(since(repeats))?;
+    let waiting = jobs.iter().filter_map(|row| row.record.as_ref().ok());
+    messages.extend(waiting.filter_map(|record| Some((record.repeat?, record.arrived))));
+    messages.sort_by_key(|(_, at)| *at);
+    for (key, at) in messages {
+        queue.remember_message(key, times.instant_of(at));
+    }
+    let mut left = Left { next_id: 1, needless: Vec::new() };
+    for row in jobs {
+        left.next_id = row.id + 1;
+        let new = match row.record {
+            Ok(record) => record.into_job(times),
+            Err(error) => {
+                tracing::error!(
+                    logger = "outbox", job = row.id, %error,
+                    "a stored notification cannot be read and is given up"
+                );
+                left.needless.push(row.id);
+                continue;
+            }
+        };
+        // A pause of our own making is over with the process; one that a vendor named is kept.
+        let due = row.due.filter(|due| row.told && *due > times.wall()).map(|due| times.instant_of(due));
+        let placed = queue.restore(Incoming { id: row.id, new, bytes: row.bytes, attempts: row.attempts, due });
+        left.needless.extend(placed.replaced);
+        if placed.fate != Fate::Stored {
+            left.needless.push(row.id);
+        }
+    }
+    Ok(left)
+}
+
+impl Outbox for DurableOutbox {
+    fn put(&self, jobs: Vec<NewJob>) -> BoxFuture<'_, Result<Receipt, PutError>> {
+        let times = Times::of(&*self.shared.clock);
+        let records: Vec<Vec<u8>> = jobs.iter().map(|job| record::encode(job, &times)).collect();
+        match self.shared.queue.lock().promise(&jobs, records.iter().map(Vec::len).sum()) {
+            Ok(None) => {}
+            Ok(Some(fates)) => return Box::pin(ready(Ok(Receipt { fates, replaced: 0 }))),
+            Err(error) => return Box::pin(ready(Err(error))),
+        }
+        let (reply, answer) = oneshot::channel();
+        self.tell(Call::Put { jobs, records, reply });
+        Box::pin(async move { answer.await.unwrap_or(Err(PutError::Closed)) })
+    }
+
+    fn claim(&self, now: Instant, limit: usize) -> Vec<Arc<Job>> {
+        self.shared.queue.lock().claim(now, limit)
+    }
+
+    fn settle(&self, job: &Arc<Job>, now: Instant, settlement: Settlement) -> Settled {
+        let settled = self.shared.queue.lock().settle(job, now, &settlement);
+        let job = job.clone();
+        self.tell(match (settlement, settled) {
+            (Settlement::Retry(Retry { pause, told, why }), Settled::AsAsked) => {
+                Call::PutOff { job, due: now + pause, told, why }
+            }
+            (settlement, _) => Call::End { job, said: settlement == Settlement::Said },
+        });
+        settled
+    }
+
+    fn is_superseded(&self, job: &Job) -> bool {
+        self.shared.queue.lock().is_superseded(job)
+    }
+
+    fn wake(&self, provider: &str) {
+        self.shared.queue.lock().wake(provider);
+    }
+
+    fn retry(&self, id: JobId) -> bool {
+        self.shared.queue.lock().wake_job(id)
+    }
+
+    fn discard(&self, id: JobId) -> Option<Job> {
+        let job = self.shared.queue.lock().discard(id)?;
+        self.tell(Call::Forget(id));
+        Some(job)
+    }
+
+    fn operations(&self) -> BoxFuture<'_, Vec<Operation>> {
+        Box::pin(async {
+            loop {
+                let asked = self.shared.asked.notified();
+                let operations = std::mem::take(&mut *self.shared.operations.lock());
+                if !operations.is_empty() {
+                    return operations;
+                }
+                asked.await;
+            }
+        })
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.shared.queue.lock().next_due()
+    }
+
+    fn said(&self, place: &str) -> Option<Said> {
+        self.shared.queue.lock().said(place)
+    }
+
+    fn note(&self, place: &str, said: Said) {
+        self.shared.queue.lock().note(place, said);
+    }
+
+    fn counts(&self) -> Counts {
+        self.shared.queue.lock().counts()
+    }
+
+    fn close(&self) {
+        self.shared.queue.lock().close();
+    }
+
+    fn finish(&self) -> BoxFuture<'_, usize> {
+        let (reply, written) = oneshot::channel();
+        self.tell(Call::Flush(reply));
+        Box::pin(async move {
+            let _ = written.await;
+            // They are on disk; nothing ends with the process.
+            0
+        })
+    }
+
+    fn writes(&self) -> bool {
+        self.shared.writes.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for DurableOutbox {
+    /// Waits for the thread, so that the file is free when the outbox is gone.
+    fn drop(&mut self) {
+        self.calls = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there was printed when it happened.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The outbox's file: where it may be, who holds it, and what is done with one that cannot be used.
+//! Used by the durable store when it opens, and by `herald outbox`.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+/// Where the file is when no flag says so: on the pod's emptyDir, as the peer's Deployment mounts it.
+pub const DEFAULT_PATH: &str = "/tmp/herald/outbox.db";
+
+/// The file a flag means: with a cluster the default one, without a cluster none; an empty path is
+/// the outbox in memory.
+pub fn path_of(flag: Option<&Path>, with_cluster: bool) -> Option<PathBuf> {
+    let chosen = flag.or_else(|| with_cluster.then(|| Path::new(DEFAULT_PATH)));
+    chosen.filter(|path| !path.as_os_str().is_empty()).map(Path::to_owned)
+}
+
+/// File systems on which two parties do not see one memory and one lock, by the magic number of
+/// `statfs(2)`: SQLite's write-ahead log does not work there (sqlite.org/wal.html, "all processes
+/// must be on the same host computer").
+const NETWORK: [(u64, &str); 10] = [
+    (0x6969, "NFS"),
+    (0x517B, "SMB"),
+    (0xFF53_4D42, "CIFS"),
+    (0xFE53_4D42, "SMB"),
+    (0x00C3_6400, "Ceph"),
+    (0x0BD0_0BD0, "Lustre"),
+    (0x5346_414F, "AFS"),
+    (0x7375_7245, "Coda"),
+    (0x4750_4653, "GPFS"),
+    (0x0116_1970, "GFS2"),
+];
+
+/// The folder of the file, made if it must be, readable by nobody else; an error when it is on a
+/// network file system.
+pub fn prepare(path: &Path) -> anyhow::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("--outbox-path: cannot make the folder {}", dir.display()))?;
+    let kind = rustix::fs::statfs(dir).context("--outbox-path: cannot ask what file system it is on")?.f_type;
+    refuse_network(kind as u64, dir)?;
+    // SQLite gives its other files the mode of this one.
+    let open = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    open.with_context(|| format!("--outbox-path: cannot write {}", path.display()))?;
+    Ok(())
+}
+
+fn refuse_network(kind: u64, dir: &Path) -> anyhow::Result<()> {
+    match NETWORK.iter().find(|(magic, _)| *magic == kind) {
+        Some((_, name)) => bail!(
+            "--outbox-path: {} is on {name}, and the outbox's write-ahead log does not work on a network file \
+             system; give a path on a local disk or an emptyDir, or --outbox-path= to keep the outbox in memory",
+            dir.display()
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Held while the process uses the file; the operating system lets go of it when the process ends,
+/// however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes it.
+    ///
+    /// # Errors
+    /// Another process has it; the error names that one.
+    pub fn take(path: &Path) -> anyhow::Result<Self> {
+        let mut file = open_lock(path).with_context(|| format!("--outbox-path: cannot lock {}", path.display()))?;
+        if let Err(error) = file.try_lock() {
+            let mut holder = String::new();
+            let _ = file.take(200).read_to_string(&mut holder);
+            let holder = if holder.is_empty() { "another process".to_owned() } else { holder.trim().to_owned() };
+            bail!("--outbox-path: {} is in use by {holder} ({error}); give this one a path of its own", path.display());
+        }
+        file.set_len(0)?;
+        file.rewind()?;
+        let host = rustix::system::uname();
+        write!(file, "process {} on {}", std::process::id(), host.nodename().to_string_lossy())?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// Whether some process uses the file.
+///
+/// # Errors
+/// The lock beside it cannot be opened.
+pub fn is_in_use(path: &Path) -> io::Result<bool> {
+    match open_lock(path)?.try_lock() {
+        Ok(()) => Ok(false),
+        Err(fs::TryLockError::WouldBlock) => Ok(true),
+        Err(fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(beside(path, ".lock"))
+}
+
+/// The path with something after its name.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Moves a file that cannot be used out of the way, for people to look at. Only the last one is
+/// kept: a disk that spoils files must not be filled with them.
+pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = beside(path, ".unusable");
+    fs::rename(path, &aside)?;
+    for suffix in ["-wal", "-shm"] {
+        match fs::rename(beside(path, suffix), beside(&aside, suffix)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_a_flag_means() {
+        let path = |flag, cluster| path_of(flag, cluster).map(|path| path.display().to_string());
+        assert_eq!(path(None, true).as_deref(), Some(DEFAULT_PATH));
+        assert_eq!(path(None, false), None);
+        assert_eq!(path(Some(Path::new("")), true), None);
+        assert_eq!(path(Some(Path::new("/x/y.db")), false).as_deref(), Some("/x/y.db"));
+    }
+
+    #[test]
+    fn a_network_file_system_is_refused_in_words() {
+        let error = refuse_network(0x6969, Path::new("/data")).expect_err("NFS").to_string();
+        assert!(error.contains("/data is on NFS") && error.contains("emptyDir"), "{error}");
+        refuse_network(0xEF53, Path::new("/data")).expect("ext4 is fine");
+    }
+
+    #[test]
+    fn the_second_holder_is_told_who_the_first_is() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("outbox.db");
+        let first = Lock::take(&path).expect("free");
+        let error = Lock::take(&path).expect_err("held").to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        assert!(is_in_use(&path).expect("known"));
+        drop(first);
+        assert!(!is_in_use(&path).expect("known"));
+        Lock::take(&path).expect("free again");
+    }
+}

@@ -1,0 +1,442 @@
+//! Which job is next: the order, the turns and the bounds of an outbox, in memory. Both stores keep
+//! one of these behind a lock; the durable one tells it of a job once the job is on disk.
+//!
+//! Each call does a handful of map operations; time comes in with the call.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+
+use super::fingerprint::Fingerprint;
+use super::repeats::Repeats;
+use super::{Counts, Fate, Generations, Job, JobId, NewJob, PutError, Said, Settled, Settlement, Stamp, Subject};
+
+/// Bounds of an outbox.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Jobs held at most; past that `put` answers `Full`.
+    pub jobs: usize,
+    /// Bytes of all jobs held, as they are written to disk; past that `put` answers `Full`.
+    pub bytes: usize,
+    /// Jobs of one Provider under way at once.
+    pub per_provider: usize,
+    /// Places and Slots remembered.
+    pub memory: usize,
+    /// How long the same message is a repeat.
+    pub repeat_interval: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            jobs: 100_000,
+            bytes: 192 << 20,
+            per_provider: 16,
+            memory: 65_536,
+            repeat_interval: Duration::from_secs(300),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Queue {
+    limits: Limits,
+    closed: bool,
+    /// Jobs and bytes on their way to disk: they will need the room.
+    promised: (usize, usize),
+    /// Subjects with a job.
+    subjects: HashMap<Subject, Waiting>,
+    /// By Provider UID: whose turn it is, job by job.
+    lanes: HashMap<Arc<str>, Lane>,
+    /// Lanes with something ready and room to do it, each once.
+    turns: VecDeque<Arc<str>>,
+    /// Subjects whose head waits for a time.
+    delayed: BTreeSet<(Instant, JobId)>,
+    delayed_subjects: HashMap<JobId, (Instant, Subject)>,
+    /// Slots that have no job now, with the stamp of the newest statement accepted.
+    settled: Generations<Fingerprint, Stamp>,
+    said: Generations<Fingerprint, Said>,
+    repeats: Repeats,
+    held: usize,
+    bytes: usize,
+    claimed: usize,
+}
+
+/// The jobs of one subject, oldest first.
+#[derive(Debug)]
+struct Waiting {
+    jobs: VecDeque<Entry>,
+    /// The head is claimed.
+    claimed: bool,
+    /// The newest statement accepted.
+    latest: Stamp,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: JobId,
+    new: NewJob,
+    bytes: usize,
+    attempts: u32,
+    due: Option<Instant>,
+}
+
+/// A job as it goes in.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    /// Its number.
+    pub id: JobId,
+    /// What is to be said.
+    pub new: NewJob,
+    /// Its size on disk.
+    pub bytes: usize,
+    /// How often it was tried, by an earlier process.
+    pub attempts: u32,
+    /// When it may be tried; `None` is at once.
+    pub due: Option<Instant>,
+}
+
+/// What became of a job that went in.
+#[derive(Debug)]
+pub(super) struct Placed {
+    /// Whether it waits now.
+    pub fate: Fate,
+    /// Jobs that gave way to it.
+    pub replaced: Vec<JobId>,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    ready: VecDeque<Subject>,
+    claimed: usize,
+    in_turn: bool,
+}
+
+impl Queue {
+    /// An empty one.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            closed: false,
+            promised: (0, 0),
+            subjects: HashMap::new(),
+            lanes: HashMap::new(),
+            turns: VecDeque::new(),
+            delayed: BTreeSet::new(),
+            delayed_subjects: HashMap::new(),
+            settled: Generations::new(limits.memory),
+            said: Generations::new(limits.memory),
+            repeats: Repeats::new(limits.repeat_interval),
+            held: 0,
+            bytes: 0,
+            claimed: 0,
+        }
+    }
+
+    /// Takes nothing more; what is held can still be claimed and settled.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Keeps room for a batch, until [`Queue::keep_promise`]. When nothing of it is to be stored, it
+    /// needs none, and its fates are given.
+    ///
+    /// # Errors
+    /// There is no room, or the outbox is closed.
+    pub fn promise(&mut self, batch: &[NewJob], bytes: usize) -> Result<Option<Vec<Fate>>, PutError> {
+        if self.closed {
+            return Err(PutError::Closed);
+        }
+        if let Some(fates) = batch.iter().map(|job| self.is_needless(job)).collect() {
+            return Ok(Some(fates));
+        }
+        let (jobs, bytes) = (self.promised.0 + batch.len(), self.promised.1 + bytes);
+        // One batch may be larger than all the room there is; it must not wait for ever.
+        let too_large = self.bytes + bytes > self.limits.bytes && self.held + self.promised.0 > 0;
+        if self.held + jobs > self.limits.jobs || too_large {
+            return Err(PutError::Full);
+        }
+        self.promised = (jobs, bytes);
+        Ok(None)
+    }
+
+    /// The batch is about to be put, or will not come.
+    pub fn keep_promise(&mut self, jobs: usize, bytes: usize) {
+        self.promised = (self.promised.0 - jobs, self.promised.1 - bytes);
+    }
+
+    /// What would become of a job if it were put now, when there is nothing to store of it.
+    fn is_needless(&self, new: &NewJob) -> Option<Fate> {
+        match &new.repeat {
+            Some(key) => self.repeats.is_repeat(key, new.stamp.arrived).then_some(Fate::Repeat),
+            None => self.is_older(new).then_some(Fate::Superseded),
+        }
+    }
+
+    /// Whether a newer statement about the Slot was accepted (rule R1).
+    fn is_older(&self, new: &NewJob) -> bool {
+        let Subject::Slot(slot) = &new.subject else { return false };
+        let waiting = self.subjects.get(&new.subject).map(|waiting| &waiting.latest);
+        let latest = waiting.or_else(|| self.settled.get(&Fingerprint::of_slot(slot)));
+        latest.is_some_and(|latest| new.stamp.is_older_than(latest))
+    }
+
+    /// Remembers a statement about a Slot that an earlier process settled.
+    pub fn remember_slot(&mut self, slot: Fingerprint, stamp: Stamp) {
+        self.settled.insert(slot, stamp);
+    }
+
+    /// Remembers a message that an earlier process accepted.
+    pub fn remember_message(&mut self, key: super::RepeatKey, at: Instant) {
+        self.repeats.note(key, at);
+    }
+
+    /// Puts a job whose acceptance was decided by an earlier process: it is no repeat of itself.
+    pub fn restore(&mut self, job: Incoming) -> Placed {
+        self.place(job)
+    }
+
+    /// Puts a job.
+    pub fn put(&mut self, job: Incoming) -> Placed {
+        if let Some(key) = job.new.repeat {
+            if self.repeats.is_repeat(&key, job.new.stamp.arrived) {
+                return Placed { fate: Fate::Repeat, replaced: Vec::new() };
+            }
+            self.repeats.note(key, job.new.stamp.arrived);
+        }
+        self.place(job)
+    }
+
+    fn place(&mut self, job: Incoming) -> Placed {
+        if self.is_older(&job.new) {
+            return Placed { fate: Fate::Superseded, replaced: Vec::new() };
+        }
+        let Incoming { id, new, bytes, attempts, due } = job;
+        let subject = new.subject.clone();
+        let latest = new.stamp.clone();
+        self.held += 1;
+        self.bytes += bytes;
+        let mut entry = Entry { id, new, bytes, attempts, due: None };
+        let mut replaced = Vec::new();
+        let Some(waiting) = self.subjects.get_mut(&subject) else {
+            if let Subject::Slot(slot) = &subject {
+                self.settled.remove(&Fingerprint::of_slot(slot));
+            }
+            entry.due = due;
+            let jobs = VecDeque::from([entry]);
+            self.subjects.insert(subject.clone(), Waiting { jobs, claimed: false, latest });
+            match due {
+                Some(due) => self.delay(due, id, subject),
+                None => self.make_ready(subject),
+            }
+            return Placed { fate: Fate::Stored, replaced };
+        };
+        waiting.latest = latest;
+        if matches!(subject, Subject::Slot(_)) {
+            // Newest wins: whatever waits gives way; what is under way is followed.
+            let keep = usize::from(waiting.claimed);
+            let dropped: Vec<Entry> = waiting.jobs.drain(keep..).collect();
+            waiting.jobs.push_back(entry);
+            for old in dropped {
+                self.held -= 1;
+                self.bytes -= old.bytes;
+                replaced.push(old.id);
+                // A waiting head that was delayed is due now; a ready one keeps its turn.
+                if let Some(due) = old.due {
+                    self.delayed.remove(&(due, old.id));
+                    self.delayed_subjects.remove(&old.id);
+                    self.make_ready(subject.clone());
+                }
+            }
+        } else {
+            waiting.jobs.push_back(entry);
+        }
+        Placed { fate: Fate::Stored, replaced }
+    }
+
+    fn delay(&mut self, due: Instant, id: JobId, subject: Subject) {
+        self.delayed.insert((due, id));
+        self.delayed_subjects.insert(id, (due, subject));
+    }
+
+    /// The subject's head may be claimed.
+    fn make_ready(&mut self, subject: Subject) {
+        let provider = subject.provider().clone();
+        self.lanes.entry(provider.clone()).or_default().ready.push_back(subject);
+        self.take_turn(provider);
+    }
+
+    /// Queues a lane for its turn when it has something to do and room to do it.
+    fn take_turn(&mut self, provider: Arc<str>) {
+        let Some(lane) = self.lanes.get_mut(&provider) else { return };
+        if lane.ready.is_empty() && lane.claimed == 0 {
+            self.lanes.remove(&provider);
+        } else if !lane.in_turn && !lane.ready.is_empty() && lane.claimed < self.limits.per_provider {
+            lane.in_turn = true;
+            self.turns.push_back(provider);
+        }
+    }
+
+    /// See [`super::Outbox::claim`].
+    pub fn claim(&mut self, now: Instant, limit: usize) -> Vec<Arc<Job>> {
+        while let Some(&(due, id)) = self.delayed.first().filter(|(due, _)| *due <= now) {
+            self.delayed.remove(&(due, id));
+            if let Some((_, subject)) = self.delayed_subjects.remove(&id) {
+                self.undelay(subject);
+            }
+        }
+        let mut claims = Vec::new();
+        while claims.len() < limit {
+            let Some(provider) = self.turns.pop_front() else { break };
+            let Some(lane) = self.lanes.get_mut(&provider) else { continue };
+            lane.in_turn = false;
+            let Some(subject) = lane.ready.pop_front() else {
+                self.take_turn(provider);
+                continue;
+            };
+            if let Some(waiting) = self.subjects.get_mut(&subject)
+                && let Some(head) = waiting.jobs.front_mut()
+            {
+                waiting.claimed = true;
+                head.attempts += 1;
+                lane.claimed += 1;
+                self.claimed += 1;
+                claims.push(Arc::new(Job { id: head.id, new: head.new.clone(), attempts: head.attempts - 1 }));
+            }
+            self.take_turn(provider);
+        }
+        claims
+    }
+
+    fn undelay(&mut self, subject: Subject) {
+        if let Some(head) = self.subjects.get_mut(&subject).and_then(|waiting| waiting.jobs.front_mut()) {
+            head.due = None;
+            self.make_ready(subject);
+        }
+    }
+
+    /// See [`super::Outbox::settle`].
+    pub fn settle(&mut self, job: &Job, now: Instant, settlement: &Settlement) -> Settled {
+        let subject = &job.new.subject;
+        let provider = subject.provider().clone();
+        if let Some(lane) = self.lanes.get_mut(&provider) {
+            lane.claimed = lane.claimed.saturating_sub(1);
+        }
+        self.claimed -= 1;
+        let waiting = self.subjects.get_mut(subject).expect("a claimed job keeps its subject");
+        waiting.claimed = false;
+        let superseded = matches!(subject, Subject::Slot(_)) && waiting.jobs.len() > 1;
+        let again = match settlement {
+            Settlement::Retry(retry) if !superseded => Some(now + retry.pause),
+            _ => None,
+        };
+        if let Some(due) = again {
+            let head = waiting.jobs.front_mut().expect("a claimed job is the head");
+            head.due = Some(due);
+            let id = head.id;
+            self.delay(due, id, subject.clone());
+        } else {
+            self.remove_head(subject);
+        }
+        let settled = match settlement {
+            Settlement::Retry(_) if again.is_none() => Settled::Superseded,
+            _ => Settled::AsAsked,
+        };
+        self.take_turn(provider);
+        settled
+    }
+
+    /// Takes the first job about a subject out; the next one, if there is one, becomes ready.
+    fn remove_head(&mut self, subject: &Subject) {
+        let Some(waiting) = self.subjects.get_mut(subject) else { return };
+        let Some(head) = waiting.jobs.pop_front() else { return };
+        self.held -= 1;
+        self.bytes -= head.bytes;
+        if !waiting.jobs.is_empty() {
+            self.make_ready(subject.clone());
+        } else if let (Some(done), Subject::Slot(slot)) = (self.subjects.remove(subject), subject) {
+            self.settled.insert(Fingerprint::of_slot(slot), done.latest);
+        }
+    }
+
+    /// See [`super::Outbox::is_superseded`].
+    pub fn is_superseded(&self, job: &Job) -> bool {
+        matches!(job.new.subject, Subject::Slot(_))
+            && self.subjects.get(&job.new.subject).is_some_and(|waiting| waiting.jobs.len() > 1)
+    }
+
+    /// See [`super::Outbox::wake`].
+    pub fn wake(&mut self, provider: &str) {
+        let of_provider = |(_, subject): &(Instant, Subject)| **subject.provider() == *provider;
+        let ids: Vec<JobId> =
+            self.delayed_subjects.iter().filter(|(_, delayed)| of_provider(delayed)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.wake_job(id);
+        }
+    }
+
+    /// Makes a job that waits for its next try due now; whether there is such a one.
+    pub fn wake_job(&mut self, id: JobId) -> bool {
+        let Some((due, subject)) = self.delayed_subjects.remove(&id) else { return false };
+        self.delayed.remove(&(due, id));
+        self.undelay(subject);
+        true
+    }
+
+    /// Takes a job out that is not under way.
+    pub fn discard(&mut self, id: JobId) -> Option<Job> {
+        let holds = |waiting: &Waiting| waiting.jobs.iter().position(|entry| entry.id == id);
+        let (subject, at) =
+            self.subjects.iter().find_map(|(subject, waiting)| Some((subject.clone(), holds(waiting)?)))?;
+        let waiting = self.subjects.get_mut(&subject)?;
+        if at == 0 && waiting.claimed {
+            return None;
+        }
+        let entry = &waiting.jobs[at];
+        let job = Job { id, new: entry.new.clone(), attempts: entry.attempts };
+        if at > 0 {
+            self.bytes -= waiting.jobs.remove(at).map_or(0, |entry| entry.bytes);
+            self.held -= 1;
+        } else {
+            // As if it had been claimed and done: what is ready is claimed by its place in the lane.
+            self.wake_job(id);
+            let lane = self.lanes.get_mut(subject.provider())?;
+            lane.ready.retain(|ready| *ready != subject);
+            self.remove_head(&subject);
+        }
+        Some(job)
+    }
+
+    /// What a place was last told.
+    pub fn said(&self, place: &str) -> Option<Said> {
+        self.said.get(&Fingerprint::of(&[place])).cloned()
+    }
+
+    /// Notes what a place was told.
+    pub fn note(&mut self, place: &str, said: Said) {
+        self.said.insert(Fingerprint::of(&[place]), said);
+    }
+
+    /// When the next waiting job becomes due.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.delayed.first().map(|(due, _)| *due)
+    }
+
+    /// How much there is.
+    pub fn counts(&self) -> Counts {
+        let ready = self.lanes.values().map(|lane| lane.ready.len()).sum();
+        Counts { held: self.held, claimed: self.claimed, ready }
+    }
+
+    /// Every job held, in the order of acceptance.
+    pub fn all(&self) -> Vec<Job> {
+        let entries = self.subjects.values().flat_map(|waiting| &waiting.jobs);
+        let of = |entry: &Entry| Job { id: entry.id, new: entry.new.clone(), attempts: entry.attempts };
+        let mut all: Vec<Job> = entries.map(of).collect();
+        all.sort_unstable_by_key(|job| job.id);
+        all
+    }
+}

@@ -1,0 +1,345 @@
+//! The outbox's tables, in SQLite: what is read when Herald starts, and the few statements that are
+//! run afterwards. Owned by the writing thread; `herald outbox` reads the same file.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
+
+use super::fingerprint::Fingerprint;
+use super::record::{self, Record, Times};
+use super::{JobId, RepeatKey, Stamp};
+use crate::compose::{CommitStatus, Slot};
+
+/// Marks the file as ours: "Hrld".
+const APPLICATION_ID: i32 = 0x4872_6C64;
+
+/// The steps from one version of the tables to the next; the file's `user_version` says how many
+/// were taken.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE jobs (
+        id       INTEGER PRIMARY KEY,  -- rises in the order of acceptance
+        record   BLOB NOT NULL,        -- see record.rs
+        attempts INTEGER NOT NULL DEFAULT 0,
+        due      INTEGER,              -- when it is tried again, in milliseconds since 1970
+        told     INTEGER NOT NULL DEFAULT 0,  -- the vendor named that time
+        why      TEXT                  -- what went wrong the last time
+    ) STRICT;
+    CREATE TABLE slots (               -- what each Slot last said
+        slot        BLOB PRIMARY KEY,  -- its fingerprint
+        provider    TEXT NOT NULL,
+        object      TEXT NOT NULL,
+        sha         TEXT NOT NULL,
+        name        TEXT NOT NULL,
+        state       TEXT NOT NULL,
+        description TEXT NOT NULL,
+        uid         TEXT NOT NULL,     -- of the object, and its version: they order
+        version     INTEGER,
+        arrived     INTEGER NOT NULL,
+        said        INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX slots_by_age ON slots (said);
+    CREATE TABLE messages (            -- what was accepted lately: a repeat of it is not told
+        message BLOB PRIMARY KEY,
+        at      INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE operations (          -- what operators want done
+        id  INTEGER PRIMARY KEY,
+        job INTEGER NOT NULL,
+        act TEXT NOT NULL
+    ) STRICT;
+"];
+
+/// What an operator can want of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Try it now.
+    Retry,
+    /// Give it up.
+    Drop,
+}
+
+impl Act {
+    fn name(self) -> &'static str {
+        match self {
+            Act::Retry => "retry",
+            Act::Drop => "drop",
+        }
+    }
+}
+
+/// A job as it stands in the file.
+#[derive(Debug)]
+pub struct Row {
+    /// Its number.
+    pub id: JobId,
+    /// The job, or why it cannot be read.
+    pub record: Result<Record, record::RecordError>,
+    /// Its size in bytes.
+    pub bytes: usize,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it is tried again, in milliseconds since 1970.
+    pub due: Option<i64>,
+    /// The vendor named that time.
+    pub told: bool,
+    /// What went wrong the last time.
+    pub why: Option<String>,
+}
+
+/// The file, open for writing.
+#[derive(Debug)]
+pub(super) struct Store {
+    connection: Connection,
+    synced: bool,
+}
+
+/// The most the write-ahead log is let grow before its pages go into the file.
+const LOG_BYTES: u64 = 16 << 20;
+
+/// How long a writer waits for an operator's command to get out of the way.
+const BUSY: Duration = Duration::from_secs(5);
+
+impl Store {
+    /// Opens the file, makes the tables or brings them up to date, and checks that they are whole.
+    pub fn open(path: &Path, max_bytes: u64) -> anyhow::Result<Self> {
+        let mut connection = Connection::open(path)?;
+        connection.busy_timeout(BUSY)?;
+        let whole: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        anyhow::ensure!(whole == "ok", "it is damaged: {whole}");
+        let id: i32 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+        let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        anyhow::ensure!(id == APPLICATION_ID || tables == 0, "it is the file of another program");
+        let version: usize = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        anyhow::ensure!(version <= MIGRATIONS.len(), "a later Herald wrote it (version {version} of its tables)");
+
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let page: u64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+        connection.pragma_update(None, "max_page_count", max_bytes.saturating_sub(LOG_BYTES).max(1 << 20) / page)?;
+        let transaction = connection.transaction()?;
+        for (taken, step) in MIGRATIONS.iter().enumerate().skip(version) {
+            transaction.execute_batch(step)?;
+            transaction.pragma_update(None, "user_version", taken + 1)?;
+        }
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.commit()?;
+        connection.set_prepared_statement_cache_capacity(16);
+        Ok(Self { connection, synced: true })
+    }
+
+    /// Every job, in the order of acceptance.
+    pub fn jobs(&self) -> anyhow::Result<Vec<Row>> {
+        jobs(&self.connection, None)
+    }
+
+    /// The Slots that were accepted since, with their stamps.
+    pub fn slots_since(&self, wall: i64, times: &Times) -> anyhow::Result<Vec<(Fingerprint, Stamp)>> {
+        let mut statement =
+            self.connection.prepare("SELECT slot, uid, version, arrived FROM slots WHERE arrived >= ?1")?;
+        let rows = statement.query_map([wall], |row| {
+            let stamp = Stamp { object: row.get(1)?, version: row.get(2)?, arrived: times.instant_of(row.get(3)?) };
+            Ok((Fingerprint::from_bytes(row.get(0)?), stamp))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The messages accepted since, oldest first.
+    pub fn messages_since(&self, wall: i64) -> anyhow::Result<Vec<(RepeatKey, i64)>> {
+        let mut statement = self.connection.prepare("SELECT message, at FROM messages WHERE at >= ?1 ORDER BY at")?;
+        let rows = statement.query_map([wall], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let read = |row: Result<([u8; RepeatKey::BYTES], i64), rusqlite::Error>| {
+            let (bytes, at) = row?;
+            Ok(RepeatKey::from_bytes(bytes).map(|key| (key, at)))
+        };
+        rows.map(read).filter_map(Result::transpose).collect()
+    }
+
+    /// Forgets what is older than that: Slots by when they spoke, messages by when they came.
+    pub fn forget(&self, slots_before: i64, messages_before: i64) -> rusqlite::Result<()> {
+        self.connection.execute("DELETE FROM slots WHERE said < ?1", [slots_before])?;
+        self.connection.execute("DELETE FROM messages WHERE at < ?1", [messages_before])?;
+        Ok(())
+    }
+
+    /// Forgets the Slots that spoke longest ago, so many.
+    pub fn forget_oldest_slots(&self, count: usize) -> rusqlite::Result<usize> {
+        self.connection
+            .execute("DELETE FROM slots WHERE slot IN (SELECT slot FROM slots ORDER BY said LIMIT ?1)", [count])
+    }
+
+    /// Takes what operators want, if any of them wrote since the last call.
+    pub fn operations(&self) -> rusqlite::Result<Vec<super::Operation>> {
+        let mut statement = self.connection.prepare_cached("DELETE FROM operations RETURNING job, act")?;
+        let rows = statement.query_map([], |row| Ok((row.get::<_, JobId>(0)?, row.get::<_, String>(1)?)))?;
+        let mut operations = Vec::new();
+        for row in rows {
+            let (job, act) = row?;
+            let act = if act == Act::Drop.name() { Act::Drop } else { Act::Retry };
+            operations.push(super::Operation { job, act });
+        }
+        Ok(operations)
+    }
+
+    /// A number that changes when another process writes to the file.
+    pub fn data_version(&self) -> rusqlite::Result<i64> {
+        self.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
+    }
+
+    /// Does everything in one transaction. With `sync` it is on the disk when this returns; without,
+    /// it outlives the process, and the machine from the next synced one on.
+    pub fn write(&mut self, sync: bool, work: impl FnOnce(&Writes) -> rusqlite::Result<()>) -> rusqlite::Result<()> {
+        if self.synced != sync {
+            self.connection.pragma_update(None, "synchronous", if sync { "FULL" } else { "NORMAL" })?;
+            self.synced = sync;
+        }
+        let writes = Writes(self.connection.transaction()?);
+        work(&writes)?;
+        writes.0.commit()
+    }
+}
+
+/// One transaction.
+pub(super) struct Writes<'a>(Transaction<'a>);
+
+impl Writes<'_> {
+    /// Adds a job.
+    pub fn insert(&self, id: JobId, record: &[u8], attempts: u32) -> rusqlite::Result<()> {
+        let mut statement = self.0.prepare_cached("INSERT INTO jobs (id, record, attempts) VALUES (?1, ?2, ?3)")?;
+        statement.execute(params![id, record, attempts]).map(drop)
+    }
+
+    /// Remembers a message.
+    pub fn remember(&self, key: &RepeatKey, at: i64) -> rusqlite::Result<()> {
+        let mut statement = self.0.prepare_cached("INSERT OR REPLACE INTO messages (message, at) VALUES (?1, ?2)")?;
+        statement.execute(params![key.to_bytes(), at]).map(drop)
+    }
+
+    /// Removes a job.
+    pub fn delete(&self, id: JobId) -> rusqlite::Result<()> {
+        self.0.prepare_cached("DELETE FROM jobs WHERE id = ?1")?.execute([id]).map(drop)
+    }
+
+    /// A job is tried again at `due`.
+    pub fn put_off(&self, id: JobId, attempts: u32, due: i64, told: bool, why: &str) -> rusqlite::Result<()> {
+        let sql = "UPDATE jobs SET attempts = ?2, due = ?3, told = ?4, why = ?5 WHERE id = ?1";
+        self.0.prepare_cached(sql)?.execute(params![id, attempts, due, told, why]).map(drop)
+    }
+
+    /// A Slot says this now.
+    pub fn said(&self, said: &SlotSaid<'_>) -> rusqlite::Result<()> {
+        let sql = "INSERT OR REPLACE INTO slots
+            (slot, provider, object, sha, name, state, description, uid, version, arrived, said)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+        let values = params![
+            Fingerprint::of_slot(said.slot).to_bytes(),
+            said.provider,
+            said.object,
+            said.status.commit,
+            said.status.name,
+            said.status.state.to_string(),
+            said.status.description,
+            said.stamp.object,
+            said.stamp.version,
+            said.arrived,
+            said.at,
+        ];
+        self.0.prepare_cached(sql)?.execute(values).map(drop)
+    }
+}
+
+/// A row of `slots`.
+pub(super) struct SlotSaid<'a> {
+    pub slot: &'a Slot,
+    pub provider: String,
+    pub object: &'a str,
+    pub status: &'a CommitStatus,
+    pub stamp: &'a Stamp,
+    /// Milliseconds since 1970, both.
+    pub arrived: i64,
+    pub at: i64,
+}
+
+fn jobs(connection: &Connection, id: Option<JobId>) -> anyhow::Result<Vec<Row>> {
+    let sql = "SELECT id, record, attempts, due, told, why FROM jobs WHERE ?1 IS NULL OR id = ?1 ORDER BY id";
+    let mut statement = connection.prepare(sql)?;
+    let rows = statement.query_map([id], |row| {
+        let bytes: Vec<u8> = row.get(1)?;
+        Ok(Row {
+            id: row.get(0)?,
+            record: record::decode(&bytes),
+            bytes: bytes.len(),
+            attempts: row.get(2)?,
+            due: row.get(3)?,
+            told: row.get(4)?,
+            why: row.get(5)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The file, for `herald outbox`: read while a controller writes it, or when none does.
+#[derive(Debug)]
+pub struct Reader {
+    connection: Connection,
+}
+
+impl Reader {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// There is no such file, or it is not an outbox.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        anyhow::ensure!(path.exists(), "there is no outbox at {}", path.display());
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = Connection::open_with_flags(path, flags).and_then(|connection| {
+            connection.busy_timeout(BUSY)?;
+            let id: i32 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+            Ok((connection, id))
+        });
+        let (connection, id) = opened.with_context(|| format!("cannot read {}", path.display()))?;
+        anyhow::ensure!(id == APPLICATION_ID, "{} is not an outbox of Herald", path.display());
+        Ok(Self { connection })
+    }
+
+    /// Every job, or the one with this number.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn jobs(&self, id: Option<JobId>) -> anyhow::Result<Vec<Row>> {
+        jobs(&self.connection, id)
+    }
+
+    /// Leaves a wish for the controller.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn ask(&self, job: JobId, act: Act) -> anyhow::Result<()> {
+        let sql = "INSERT INTO operations (job, act) VALUES (?1, ?2)";
+        self.connection.execute(sql, params![job, act.name()])?;
+        Ok(())
+    }
+
+    /// Whether the controller has taken every wish.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn is_heard(&self) -> anyhow::Result<bool> {
+        Ok(self.connection.query_row("SELECT 1 FROM operations", [], |_| Ok(())).optional()?.is_none())
+    }
+
+    /// Does it, when no controller runs.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn act(&self, job: JobId, act: Act) -> anyhow::Result<()> {
+        let sql = match act {
+            Act::Retry => "UPDATE jobs SET due = NULL, told = 0 WHERE id = ?1",
+            Act::Drop => "DELETE FROM jobs WHERE id = ?1",
+        };
+        self.connection.execute(sql, [job])?;
+        Ok(())
+    }
+}

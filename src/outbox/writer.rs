@@ -1,0 +1,302 @@
+//! The one thread that writes the file. It takes everything that waits, writes it in one
+//! transaction with one sync, and answers all who waited: a sync costs the same for one as for a
+//! thousand. Started and fed by the durable outbox.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rusqlite::ErrorCode;
+use tokio::sync::{Notify, oneshot};
+
+use super::file::{self, Lock};
+use super::queue::{Incoming, Queue};
+use super::record::{self, Times};
+use super::store::{SlotSaid, Store, Writes};
+use super::{Fate, Job, JobId, NewJob, Operation, PutError, Receipt, RepeatKey, Subject};
+use crate::clock::Clock;
+use crate::compose::Notice;
+
+/// Calls that share one transaction at most: what keeps the first of them from waiting for ever.
+const BATCH: usize = 2048;
+
+/// How often the file is looked at for wishes of operators, and a failed write is tried again.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How often what is old is forgotten.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Slots forgotten at once when the file is full: what is to be said comes before what was.
+const SLOTS_FOR_ROOM: usize = 10_000;
+
+/// What the callers and the thread both hold.
+pub(super) struct Shared {
+    pub queue: Mutex<Queue>,
+    pub operations: Mutex<Vec<Operation>>,
+    /// There are operations.
+    pub asked: Notify,
+    /// The last write worked.
+    pub writes: AtomicBool,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// What the thread is asked.
+pub(super) enum Call {
+    /// Store these; `records` are the jobs as they are written.
+    Put { jobs: Vec<NewJob>, records: Vec<Vec<u8>>, reply: oneshot::Sender<Result<Receipt, PutError>> },
+    /// A job is over; its place says what it wanted, or not.
+    End { job: Arc<Job>, said: bool },
+    /// A job is over that was never claimed.
+    Forget(JobId),
+    /// A message was accepted then: what is equal to it is a repeat. Until this is written the job
+    /// itself says so.
+    Remember(RepeatKey, Instant),
+    /// A job is tried again.
+    PutOff { job: Arc<Job>, due: Instant, told: bool, why: String },
+    /// Answer when everything before this is written.
+    Flush(oneshot::Sender<()>),
+}
+
+pub(super) struct Writer {
+    pub shared: Arc<Shared>,
+    pub store: Store,
+    pub path: PathBuf,
+    pub _lock: Lock,
+    pub max_bytes: u64,
+    pub next_id: JobId,
+    /// How long what a Slot said is kept.
+    pub retention: Duration,
+    /// How long a message is a repeat.
+    pub repeat_interval: Duration,
+    /// Added to every sync, by tests.
+    pub sync_delay: Duration,
+    /// What is not written yet and nobody waits for.
+    pub backlog: Vec<Call>,
+    pub data_version: i64,
+}
+
+impl Writer {
+    /// Works until every sender of calls is gone.
+    pub fn run(mut self, calls: &Receiver<Call>) {
+        let mut swept = self.shared.clock.now();
+        let mut ticked = swept;
+        loop {
+            let mut quiet = false;
+            match calls.recv_timeout(TICK) {
+                Ok(first) => {
+                    let mut batch = vec![first];
+                    let mut open = true;
+                    while batch.len() < BATCH {
+                        match calls.try_recv() {
+                            Ok(call) => batch.push(call),
+                            Err(TryRecvError::Empty) => break,
+                            Err(TryRecvError::Disconnected) => {
+                                open = false;
+                                break;
+                            }
+                        }
+                    }
+                    self.carry_out(batch);
+                    if !open {
+                        return self.carry_out(Vec::new());
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    quiet = true;
+                    self.carry_out(Vec::new());
+                }
+                Err(RecvTimeoutError::Disconnected) => return self.carry_out(Vec::new()),
+            }
+            let now = self.shared.clock.now();
+            if quiet || now.saturating_duration_since(ticked) >= TICK {
+                ticked = now;
+                self.hear_operators();
+            }
+            if now.saturating_duration_since(swept) >= SWEEP {
+                swept = now;
+                self.sweep();
+            }
+        }
+    }
+
+    /// Writes a batch, then tells everybody.
+    fn carry_out(&mut self, batch: Vec<Call>) {
+        let (mut puts, mut flushes) = (Vec::new(), Vec::new());
+        for call in batch {
+            match call {
+                Call::Put { jobs, records, reply } => puts.push((jobs, records, reply)),
+                Call::Flush(reply) => flushes.push(reply),
+                end => self.backlog.push(end),
+            }
+        }
+        let records: Vec<_> = puts.iter().flat_map(|(_, records, _)| records).collect();
+        if !records.is_empty() || !self.backlog.is_empty() {
+            let mut written = self.write(&records);
+            if matches!(&written, Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull)) {
+                match self.store.forget_oldest_slots(SLOTS_FOR_ROOM) {
+                    Ok(forgotten) if forgotten > 0 => written = self.write(&records),
+                    _ => {}
+                }
+            }
+            self.note(&written);
+            let answer = written.map_err(|error| match error.sqlite_error_code() {
+                Some(ErrorCode::DiskFull) => PutError::Full,
+                _ => PutError::Unwritable,
+            });
+            for (jobs, records, reply) in puts {
+                let bytes = records.iter().map(Vec::len).sum();
+                self.shared.queue.lock().keep_promise(jobs.len(), bytes);
+                // Whoever went away meanwhile is told nothing; what it brought is kept.
+                let _ = reply.send(answer.map(|()| self.accept(jobs, &records)));
+            }
+        }
+        for reply in flushes {
+            let _ = reply.send(());
+        }
+    }
+
+    /// One transaction: what ended and what is new.
+    fn write(&mut self, records: &[&Vec<u8>]) -> rusqlite::Result<()> {
+        let times = Times::of(&*self.shared.clock);
+        let (backlog, first) = (&self.backlog, self.next_id);
+        self.store.write(!records.is_empty(), |writes| {
+            for end in backlog {
+                write_end(writes, end, &times)?;
+            }
+            for (record, id) in records.iter().zip(first..) {
+                writes.insert(id, record, 0)?;
+            }
+            Ok(())
+        })?;
+        self.backlog.clear();
+        if !records.is_empty() && !self.sync_delay.is_zero() {
+            std::thread::sleep(self.sync_delay);
+        }
+        Ok(())
+    }
+
+    /// The batch is on disk: it can be claimed.
+    fn accept(&mut self, jobs: Vec<NewJob>, records: &[Vec<u8>]) -> Receipt {
+        let mut receipt = Receipt { fates: Vec::with_capacity(jobs.len()), replaced: 0 };
+        let mut queue = self.shared.queue.lock();
+        for (new, record) in jobs.into_iter().zip(records) {
+            let id = self.next_id;
+            self.next_id += 1;
+            let message = new.repeat.map(|key| Call::Remember(key, new.stamp.arrived));
+            let placed = queue.put(Incoming { id, new, bytes: record.len(), attempts: 0, due: None });
+            receipt.fates.push(placed.fate);
+            receipt.replaced += placed.replaced.len();
+            self.backlog.extend(message.filter(|_| placed.fate == Fate::Stored));
+            let needless = (placed.fate != Fate::Stored).then_some(id);
+            self.backlog.extend(placed.replaced.into_iter().chain(needless).map(Call::Forget));
+        }
+        receipt
+    }
+
+    /// Says once when writing begins to fail, and once when it works again; a file that went bad
+    /// under our hands is replaced by one made from what is in memory.
+    fn note(&mut self, written: &rusqlite::Result<()>) {
+        let worked = self.shared.writes.swap(written.is_ok(), Ordering::Relaxed);
+        let path = self.path.display();
+        match written {
+            Ok(()) if worked => {}
+            Ok(()) => tracing::info!(logger = "outbox", %path, "the outbox can be written again"),
+            Err(error) => {
+                if worked {
+                    tracing::error!(
+                        logger = "outbox", %path, %error,
+                        "the outbox cannot be written: events are refused with 503 and their senders come again; \
+                         is the disk full?"
+                    );
+                }
+                // Unknown is SQLite's word for a statement that makes no sense: the tables are not ours.
+                let bad = [ErrorCode::DatabaseCorrupt, ErrorCode::NotADatabase, ErrorCode::Unknown];
+                if error.sqlite_error_code().is_some_and(|code| bad.contains(&code)) {
+                    self.replace();
+                }
+            }
+        }
+    }
+
+    fn replace(&mut self) {
+        let replaced = file::set_aside(&self.path).map_err(anyhow::Error::from).and_then(|aside| {
+            file::prepare(&self.path)?;
+            self.store = Store::open(&self.path, self.max_bytes)?;
+            self.data_version = self.store.data_version()?;
+            let times = Times::of(&*self.shared.clock);
+            let jobs = self.shared.queue.lock().all();
+            self.store.write(true, |writes| {
+                jobs.iter().try_for_each(|job| writes.insert(job.id, &record::encode(&job.new, &times), job.attempts))
+            })?;
+            Ok((aside, jobs.len()))
+        });
+        let path = self.path.display();
+        match replaced {
+            Ok((aside, jobs)) => tracing::error!(
+                logger = "outbox", %path, aside = %aside.display(), jobs,
+                "the outbox's file was damaged while it was in use; it was set aside, and a fresh one holds what waits"
+            ),
+            Err(error) => tracing::error!(
+                logger = "outbox", %path, error = %format!("{error:#}"),
+                "the outbox's file was damaged while it was in use, and no fresh one can be made"
+            ),
+        }
+    }
+
+    fn hear_operators(&mut self) {
+        let heard = self.store.data_version().and_then(|version| {
+            if std::mem::replace(&mut self.data_version, version) == version {
+                return Ok(Vec::new());
+            }
+            self.store.operations()
+        });
+        match heard {
+            Ok(operations) if !operations.is_empty() => {
+                self.shared.operations.lock().extend(operations);
+                self.shared.asked.notify_one();
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(logger = "outbox", %error, "operators' wishes cannot be read"),
+        }
+    }
+
+    fn sweep(&self) {
+        let now = self.shared.clock.wall().as_millisecond();
+        let before = |span: Duration| now.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX));
+        if let Err(error) = self.store.forget(before(self.retention), before(self.repeat_interval)) {
+            tracing::debug!(logger = "outbox", %error, "what is old cannot be forgotten");
+        }
+    }
+}
+
+fn write_end(writes: &Writes<'_>, end: &Call, times: &Times) -> rusqlite::Result<()> {
+    match end {
+        Call::End { job, said } => {
+            writes.delete(job.id)?;
+            if let (true, Subject::Slot(slot), Notice::CommitStatus(status)) =
+                (*said, &job.new.subject, &job.new.notice)
+            {
+                let stamp = &job.new.stamp;
+                writes.said(&SlotSaid {
+                    slot,
+                    provider: job.new.provider.to_string(),
+                    object: &job.new.object,
+                    status,
+                    stamp,
+                    arrived: times.wall_of(stamp.arrived),
+                    at: times.wall(),
+                })?;
+            }
+            Ok(())
+        }
+        Call::Forget(id) => writes.delete(*id),
+        Call::Remember(key, at) => writes.remember(key, times.wall_of(*at)),
+        Call::PutOff { job, due, told, why } => {
+            writes.put_off(job.id, job.attempts + 1, times.wall_of(*due), *told, why)
+        }
+        Call::Put { .. } | Call::Flush(_) => Ok(()),
+    }
+}
