@@ -155,7 +155,10 @@ impl Pipeline {
             return Err(Skip::ProviderSuspended);
         }
         let row = vendors::row(&provider.spec.kind).ok_or(Skip::UnsupportedType)?;
-        gate::carried(row.carries, marks)?;
+        gate::carried(row.carries, marks, || {
+            let from = provider.meta.annotations.get(compose::COMMIT_STATUS_FROM_ANNOTATION);
+            from.is_some_and(|from| from == "any") && compose::own_commit(event).is_some()
+        })?;
         let notice = compose::compose(event, alert, &view, row.carries, row.wording)?;
 
         let uid = provider.meta.uid.clone();
