@@ -81,7 +81,7 @@ impl Space<'_> {
     }
 
     /// A client that may do as `rules` say, here and nowhere else; call it again to change them.
-    async fn client_with(&self, rules: &Value) -> kube::Client {
+    pub(super) async fn client_with(&self, rules: &Value) -> kube::Client {
         let role = |kind: &str, more: Value| {
             let mut role = json!({
                 "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind,
