@@ -1,6 +1,7 @@
 //! The labels of objects that Alerts select by `matchLabels`: one watch of metadata for each kind
 //! that some Alert selects so, begun when the first asks for it and ended with the last. Of each
-//! object nothing but its labels is kept. An event reads memory only.
+//! object nothing but its labels is kept. An event reads memory only. Each watch takes a connection
+//! to the API server besides those that `secrets` counts.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};

@@ -1,11 +1,16 @@
 //! `matchLabels`: which objects it selects, how an event that overtakes the watch is not lost, what
 //! the condition says while labels cannot be read, and that a watch lives as long as it is wanted.
 
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use kube::api::DynamicObject;
+use kube::client::ClientBuilder;
 use kube::config::AuthInfo;
 use serde_json::{Value, json};
+use tokio::sync::watch;
+use tower::{Layer, Service};
 
 use super::support::app::{DEADLINE, Herald};
 use super::support::flux::{FluxEvent, alert, kustomization_event, provider, sha};
@@ -201,6 +206,80 @@ async fn an_event_that_overtakes_the_watch_waits_for_it_and_not_for_ever() {
     assert_eq!(answer.expect("an answer in time"), 202);
     assert_eq!(herald.app.outbox.counts().held, 0);
     assert_eq!(forge.requests().len(), 1);
+    herald.stop().await;
+}
+
+/// Holds back requests with this word in their path until the door opens, as an API server does
+/// that is slow to list one kind.
+#[derive(Clone)]
+struct Slow {
+    word: &'static str,
+    open: watch::Receiver<bool>,
+}
+
+struct SlowService<S> {
+    slow: Slow,
+    inner: S,
+}
+
+impl<S> Layer<S> for Slow {
+    type Service = SlowService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SlowService { slow: self.clone(), inner }
+    }
+}
+
+impl<S: Service<http::Request<B>, Future: Send + 'static>, B> Service<http::Request<B>> for SlowService<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let slow = request.uri().path().contains(self.slow.word);
+        let mut open = self.slow.open.clone();
+        let response = self.inner.call(request);
+        Box::pin(async move {
+            if slow {
+                let _ = open.wait_for(|open| *open).await;
+            }
+            response.await
+        })
+    }
+}
+
+#[tokio::test]
+async fn while_a_kind_is_listed_senders_come_again_but_not_for_long() {
+    let space = Space::new("labels").await;
+    let forge = forge().await;
+    let web = space.labelled(KUSTOMIZE, "Kustomization", "web", json!({"team": "a"})).await;
+    told_at(&space, &forge, "team", labelled("Kustomization", json!({"team": "a"}))).await;
+    let all = json!([{"kind": "Kustomization", "name": "web"}]);
+    told_at(&space, &forge, "all", all).await;
+    let (door, open) = watch::channel(false);
+    let builder = ClientBuilder::try_from(space.api.config().await).expect("a client");
+    let client = builder.with_layer(&Slow { word: "/kustomizations", open }).build();
+    let herald = space.herald_as(client).await;
+
+    let answer = tokio::time::timeout(Duration::from_secs(4), herald.post(&about(&web, "1"))).await;
+    assert_eq!(answer.expect("an answer before the sender gives up"), 503);
+    assert!(forge.requests().is_empty(), "what comes again is told then");
+    assert!(super::condition(&space.get("Alert", "team").await, "Ready").is_none(), "it may be in order in a moment");
+
+    let late = space.condition("Alert", "team", "Healthy", "False", "LabelsUnread").await;
+    assert!(message(&late).contains("kustomizations.kustomize.toolkit.fluxcd.io"), "{late}");
+    let answer = tokio::time::timeout(Duration::from_secs(1), herald.post(&about(&web, "2"))).await;
+    assert_eq!(answer.expect("an answer at once"), 202);
+    herald.idle().await;
+    assert_eq!(forge.requests().len(), 1, "the Alert without labels");
+
+    door.send(true).expect("Herald waits for it");
+    space.in_order("Alert", "team").await;
+    assert_eq!(told(&herald, &forge, &about(&web, "3")).await, ["all", "team"]);
     herald.stop().await;
 }
 
