@@ -182,7 +182,12 @@ impl App {
         let Self { tasks, election, .. } = self;
         let lost = async {
             match election {
-                Some(election) => election.await,
+                Some(running) => {
+                    let ended = running.await;
+                    // Nobody must wait for it again.
+                    *election = None;
+                    ended
+                }
                 None => std::future::pending().await,
             }
         };
@@ -191,7 +196,10 @@ impl App {
                 Some(Err(error)) => anyhow::anyhow!("a part of Herald panicked: {error}"),
                 _ => anyhow::anyhow!("a part of Herald ended that never should"),
             },
-            _ = lost => anyhow::anyhow!("another replica leads now; this one starts anew"),
+            ended = lost => match ended {
+                Err(error) => anyhow::anyhow!("leader election panicked: {error}"),
+                Ok(_) => anyhow::anyhow!("another replica leads now; this one starts anew"),
+            },
         }
     }
 }

@@ -7,7 +7,9 @@
 
 use std::sync::Arc;
 
-use crate::api::{Event, Key};
+use std::time::Duration;
+
+use crate::api::{Event, InvolvedObject, Key};
 use crate::clock::Clock;
 use crate::compose::{self, Notice, Slot};
 use crate::delivery::Delivery;
@@ -16,7 +18,10 @@ use crate::matching::{CompiledAlert, SharedIndex, match_event};
 use crate::ops::metrics::{Metrics, Outcome};
 use crate::outbox::{Fate, NewJob, Outbox, PutError, RepeatKey, Stamp, Subject};
 use crate::vendors;
-use crate::view::View;
+use crate::view::{LabelsView, ObjectLabels, View};
+
+/// How long an event waits for the labels of its object. Its sender gives up after 5 s.
+const LABELS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Everything between the doors and the outbox.
 pub struct Pipeline {
@@ -43,7 +48,7 @@ pub enum Answer {
     Accepted,
     /// Every Alert that matched was told this within the interval.
     Repeat,
-    /// Not now: the caches are not synced, or the outbox cannot take it.
+    /// Not now: something is still being read, or the outbox cannot take it.
     Unavailable(&'static str),
 }
 
@@ -55,7 +60,14 @@ impl Pipeline {
         }
         let object = &event.involved_object;
         let candidates = self.index.candidates(&object.kind, &object.namespace, &object.name);
-        let matched = match_event(&candidates, event);
+        let labels = match candidates.ask_for_labels(event) {
+            false => None,
+            true => match self.labels(object).await {
+                Ok(labels) => labels,
+                Err(unavailable) => return unavailable,
+            },
+        };
+        let matched = match_event(&candidates, event, labels.as_deref());
         if matched.is_empty() {
             tracing::debug!(logger = "event-server", object = %object, "discarding event, no alerts found for the involved object");
             return Answer::Accepted;
@@ -97,6 +109,43 @@ impl Pipeline {
         }
     }
 
+    /// The labels of an event's object, where an Alert selects by them.
+    ///
+    /// They come by a watch, which an event may overtake by a moment: that of an object just made,
+    /// or just labelled. To answer at once would lose it; to ask the API server would cost a request
+    /// for each event about an object that is not there; to answer 503 would hold the sender's
+    /// worker for 8 s. So this event alone waits until the watch has come to the version the event
+    /// tells of, and goes on with what is known when that takes too long. While the kind is listed
+    /// for the first time nothing is known, and the sender is asked to come again; `cluster` bounds
+    /// how long that may be.
+    async fn labels(&self, object: &InvolvedObject) -> Result<Option<Arc<ObjectLabels>>, Answer> {
+        let patience = tokio::time::sleep(LABELS_PATIENCE);
+        tokio::pin!(patience);
+        let labels = loop {
+            let changed = self.view.labels_changed();
+            let seen = match self.view.labels(object) {
+                LabelsView::Known(labels) => break labels,
+                LabelsView::Unavailable => {
+                    tracing::debug!(logger = "event-server", %object, "matchLabels select nothing: labels of the kind cannot be had");
+                    return Ok(None);
+                }
+                seen => seen,
+            };
+            tokio::select! {
+                () = changed => {}
+                () = &mut patience => match seen {
+                    LabelsView::Behind(labels) => break labels,
+                    _ => return Err(Answer::Unavailable("the labels of the object's kind are being read")),
+                },
+            }
+        };
+        if labels.is_none() {
+            let error = "it is not in this cluster, so matchLabels select nothing";
+            tracing::warn!(logger = "event-server", %object, error, "error getting the involved object");
+        }
+        Ok(labels)
+    }
+
     /// What one Alert makes of the event: gates in their order, then the notice.
     fn job(&self, event: &Event, marks: Marks, alert: &Arc<CompiledAlert>, stamp: &Stamp) -> Result<NewJob, Skip> {
         let object = &event.involved_object;
@@ -107,7 +156,10 @@ impl Pipeline {
             return Err(Skip::ProviderSuspended);
         }
         let row = vendors::row(&provider.spec.kind).ok_or(Skip::UnsupportedType)?;
-        gate::carried(row.carries, marks)?;
+        gate::carried(row.carries, marks, || {
+            let from = provider.meta.annotations.get(compose::COMMIT_STATUS_FROM_ANNOTATION);
+            from.is_some_and(|from| from == "any") && compose::own_commit(event).is_some()
+        })?;
         let notice = compose::compose(event, alert, &view, row.carries, row.wording)?;
 
         let uid = provider.meta.uid.clone();

@@ -1,10 +1,12 @@
-//! What the path may ask about Providers and Secrets. `cluster` answers from its caches, and
+//! What the path may ask about Providers, Secrets and labels. `cluster` answers from its caches, and
 //! from files without a cluster; nothing downstream can tell the difference.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::api::{Key, Provider, ProviderSpec};
+use futures::future::BoxFuture;
+
+use crate::api::{InvolvedObject, Key, Provider, ProviderSpec};
 use crate::cel::{CompileError, Expr, ResultType};
 use crate::secret::Secret;
 
@@ -17,6 +19,39 @@ pub trait View: Send + Sync + 'static {
     fn provider(&self, key: &Key) -> Option<Arc<ProviderView>>;
     /// The Provider with that UID as it is now.
     fn provider_by_uid(&self, uid: &str) -> Option<Arc<ProviderView>>;
+    /// The labels of an event's object. Asked only for kinds that some Alert selects by label.
+    fn labels(&self, object: &InvolvedObject) -> LabelsView;
+    /// Resolves when [`View::labels`] may answer otherwise than before this call.
+    fn labels_changed(&self) -> BoxFuture<'_, ()>;
+}
+
+/// What is known of an object's labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LabelsView {
+    /// As of the event or later; `None` when there is no such object.
+    Known(Option<Arc<ObjectLabels>>),
+    /// The event tells of a newer object than is known here; what is known may be told in a moment.
+    Behind(Option<Arc<ObjectLabels>>),
+    /// The first list of the kind is under way.
+    Syncing,
+    /// They cannot be had: no cluster, no permission, no such kind. The Alert's condition says it.
+    Unavailable,
+}
+
+/// The labels of one object.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ObjectLabels(Box<[(Box<str>, Box<str>)]>);
+
+impl ObjectLabels {
+    /// From key and value of each.
+    pub fn new(labels: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self(labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
+    }
+
+    /// The value of a label.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(name, _)| **name == *key).map(|(_, value)| &**value)
+    }
 }
 
 /// A Provider with the Secrets it names, as of one moment. A change of any of them makes a new

@@ -119,7 +119,7 @@ fn measure_lists(table: &mut Table) {
 fn matches(index: &SharedIndex, event: &Event) -> usize {
     let object = &event.involved_object;
     let candidates = index.candidates(&object.kind, &object.namespace, &object.name);
-    match_event(&candidates, event).len()
+    match_event(&candidates, event, None).len()
 }
 
 /// Nanoseconds of one call, over so many.

@@ -110,8 +110,11 @@ impl Election {
             let mut lease = self.api.get(NAME).await?;
             match &mut lease.spec {
                 Some(spec) if spec.holder_identity.as_deref() == Some(&self.identity) => {
+                    let now = MicroTime(self.clock.wall());
                     spec.holder_identity = Some(String::new());
                     spec.lease_duration_seconds = Some(1);
+                    spec.acquire_time = Some(now.clone());
+                    spec.renew_time = Some(now);
                 }
                 _ => return Ok(()),
             }

@@ -41,6 +41,8 @@ pub struct Manifests {
     stores: Arc<Stores>,
     metrics: Arc<Metrics>,
     changed: Arc<Notify>,
+    /// That labels cannot be read was told.
+    labels_said: bool,
     /// Watches as long as it lives.
     _watcher: notify::RecommendedWatcher,
 }
@@ -74,7 +76,8 @@ impl Manifests {
         })?;
         watcher.watch(dir, RecursiveMode::NonRecursive)?;
         let dir = dir.to_owned();
-        let mut manifests = Self { dir, files: BTreeMap::new(), stores, metrics, changed, _watcher: watcher };
+        let mut manifests =
+            Self { dir, files: BTreeMap::new(), stores, metrics, changed, labels_said: false, _watcher: watcher };
         manifests.read()?;
         Ok(manifests)
     }
@@ -126,7 +129,7 @@ impl Manifests {
         Ok(())
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         let documents = || self.files.values().flat_map(|file| &file.documents);
         for kind in [ObjectKind::Provider, ObjectKind::Alert] {
             let mut seen = BTreeSet::new();
@@ -139,6 +142,13 @@ impl Manifests {
                 }
             }
             self.stores.listed(kind, &seen);
+        }
+        let by_label = !self.stores.label_kinds.borrow().is_empty();
+        if by_label && !std::mem::replace(&mut self.labels_said, true) {
+            tracing::warn!(
+                logger = "manifests",
+                "some Alert has matchLabels; without a cluster there are no labels to read, so such a source matches nothing"
+            );
         }
         for named in self.stores.named_secrets() {
             let secret = documents().find_map(|document| match document {

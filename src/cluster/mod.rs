@@ -3,6 +3,7 @@
 
 mod changes;
 pub mod discovery;
+mod labels;
 pub mod lease;
 pub mod manifests;
 mod object;
@@ -11,6 +12,7 @@ mod stores;
 mod watch;
 
 pub use changes::{Changes, ObjectKind, ObjectRef};
+pub use labels::{LabelKind, Labels, Reach};
 pub use object::Observed;
 pub use stores::Stores;
 
@@ -33,8 +35,8 @@ pub async fn client() -> anyhow::Result<Client> {
     )
 }
 
-/// Starts the watches of a cluster: Alerts, Providers, and the metadata of Secrets. Each runs
-/// until it is aborted.
+/// Starts the watches of a cluster: Alerts, Providers, the metadata of Secrets, and the labels
+/// that Alerts select by. Each runs until it is aborted.
 ///
 /// `namespace` limits all of them to one.
 pub fn start(
@@ -58,4 +60,5 @@ pub fn start(
     }
     tasks.spawn(secrets::watch(client.clone(), namespace.map(str::to_owned), stores.clone()));
     tasks.spawn(reader.run());
+    tasks.spawn(labels::watch_wanted(client.clone(), namespace.map(str::to_owned), stores.clone()));
 }

@@ -7,12 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::RwLock;
+use tokio::sync::watch;
 
-use super::{Changes, ObjectKind, ObjectRef, Observed};
-use crate::api::{Alert, Key, Provider};
+use super::{Changes, Labels, ObjectKind, ObjectRef, Observed};
+use crate::api::{Alert, InvolvedObject, Key, Provider};
 use crate::matching::{CompiledAlert, SharedIndex};
-use crate::view::{self, Expression, ProviderView, SecretView, View};
+use crate::view::{self, Expression, LabelsView, ProviderView, SecretView, View};
 
 /// See the module.
 #[derive(Default)]
@@ -26,6 +29,10 @@ pub struct Stores {
     pub for_reconcile: Changes<ObjectRef>,
     /// Secrets that must be read; read by `secrets`.
     pub to_read: Changes<Key>,
+    /// The labels that Alerts select by.
+    pub labels: Labels,
+    /// The kinds whose labels Alerts select by; read by `labels`.
+    pub label_kinds: watch::Sender<BTreeSet<Arc<str>>>,
     state: RwLock<State>,
     alerts_listed: AtomicBool,
     providers_listed: AtomicBool,
@@ -57,6 +64,7 @@ impl Stores {
         let unchanged = standing.is_some_and(|old| old.uid == alert.meta.uid && old.object == alert.object);
         if !unchanged {
             self.index.apply(Arc::new(CompiledAlert::new(alert)));
+            self.want_labels();
         }
         self.observe(object, observed, None);
     }
@@ -158,6 +166,22 @@ impl Stores {
         objects.into_iter().for_each(|object| self.for_reconcile.add(object));
     }
 
+    /// What is said of the labels of a kind changed.
+    pub fn labels_told(&self, kind: &str) {
+        for key in self.index.selecting_by_label(kind) {
+            self.for_reconcile.add(ObjectRef { kind: ObjectKind::Alert, key });
+        }
+    }
+
+    fn want_labels(&self) {
+        let now = self.index.label_kinds();
+        self.label_kinds.send_if_modified(|wanted| {
+            let changed = *wanted != now;
+            *wanted = now;
+            changed
+        });
+    }
+
     fn observe(&self, object: ObjectRef, observed: Observed, bad: Option<String>) {
         let mut state = self.state.write();
         match bad {
@@ -173,6 +197,7 @@ impl Stores {
         match object.kind {
             ObjectKind::Alert => {
                 self.index.remove(&object.key);
+                self.want_labels();
             }
             ObjectKind::Provider => {
                 let mut state = self.state.write();
@@ -282,5 +307,13 @@ impl View for Stores {
     fn provider_by_uid(&self, uid: &str) -> Option<Arc<ProviderView>> {
         let state = self.state.read();
         state.providers.get(state.by_uid.get(uid)?).cloned()
+    }
+
+    fn labels(&self, object: &InvolvedObject) -> LabelsView {
+        self.labels.of(object)
+    }
+
+    fn labels_changed(&self) -> BoxFuture<'_, ()> {
+        self.labels.changed().boxed()
     }
 }

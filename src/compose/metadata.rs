@@ -36,14 +36,20 @@ pub fn combine(event: &Event, alert: &CompiledAlert) -> BTreeMap<String, String>
 
 /// The value [`combine`] would give `key`, without building the map.
 pub(super) fn lookup<'a>(event: &'a Event, alert: &'a CompiledAlert, key: &str) -> Option<&'a str> {
-    let of_group = |group: &str| {
-        event.metadata.iter().find(|(name, _)| in_group(name, group) == Some(key)).map(|(_, value)| value.as_str())
-    };
-    let controller = if key == "token" { None } else { of_group(event.involved_object.group()) };
+    let controller = if key == "token" { None } else { of_group(event, event.involved_object.group(), key) };
     controller
         .or_else(|| alert.summary.as_deref().filter(|_| key == "summary"))
         .or_else(|| alert.event_metadata.get(key).map(String::as_str))
-        .or_else(|| of_group(EVENT_GROUP))
+        .or_else(|| of_group(event, EVENT_GROUP, key))
+}
+
+/// The value of `key` in the event itself, whatever an Alert adds.
+pub(super) fn own<'a>(event: &'a Event, key: &str) -> Option<&'a str> {
+    of_group(event, event.involved_object.group(), key).or_else(|| of_group(event, EVENT_GROUP, key))
+}
+
+fn of_group<'a>(event: &'a Event, group: &str, key: &str) -> Option<&'a str> {
+    event.metadata.iter().find(|(name, _)| in_group(name, group) == Some(key)).map(|(_, value)| value.as_str())
 }
 
 /// `key` without the prefix of `group`, if it has it.

@@ -10,7 +10,7 @@ pub mod text;
 
 pub use metadata::{clean, combine};
 pub use notice::{CommitStatus, Notice, Slot, State};
-pub use revision::commit_of;
+pub use revision::{commit_of, own_commit};
 pub use status::Wording;
 
 use crate::api::Event;
@@ -21,6 +21,10 @@ use crate::view::ProviderView;
 /// Annotation on a Provider: `"true"` makes progress a pending status where the vendor does not
 /// get one by default.
 pub const PENDING_ANNOTATION: &str = "herald.sh/pending";
+
+/// Annotation on a Provider: `any` makes every event that names a commit a commit status, also those
+/// that Flux marks as no final outcome, such as a GitRepository's new artifact.
+pub const COMMIT_STATUS_FROM_ANNOTATION: &str = "herald.sh/commit-status-from";
 
 /// Composes what `provider` is to be told of `event`.
 pub fn compose(

@@ -1,6 +1,6 @@
 //! From Flux's revision texts to a commit. The table of what is accepted is in the tests.
 
-use super::metadata::lookup;
+use super::metadata::{lookup, own};
 use crate::api::Event;
 use crate::matching::CompiledAlert;
 
@@ -10,10 +10,19 @@ use crate::matching::CompiledAlert;
 /// 40 hex digits are a commit anywhere. 64 are one (a SHA-256 repository) only where an OCI
 /// digest cannot stand: in `commit`, in `originRevision`, or for a GitRepository.
 pub fn commit_of<'a>(event: &'a Event, alert: &'a CompiledAlert) -> Option<&'a str> {
+    commit_in(event, |key| lookup(event, alert, key))
+}
+
+/// The same of the event alone: what an Alert adds opens no gate.
+pub fn own_commit(event: &Event) -> Option<&str> {
+    commit_in(event, |key| own(event, key))
+}
+
+fn commit_in<'a>(event: &Event, value: impl Fn(&str) -> Option<&'a str>) -> Option<&'a str> {
     let sha256 = event.involved_object.kind == "GitRepository";
     [("commit", true), ("originRevision", true), ("revision", sha256)]
         .into_iter()
-        .find_map(|(key, sha256)| Some((lookup(event, alert, key)?, sha256)))
+        .find_map(|(key, sha256)| Some((value(key)?, sha256)))
         .and_then(|(revision, sha256)| hash(revision, sha256))
 }
 

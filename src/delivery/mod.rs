@@ -5,6 +5,7 @@
 //! unchanged, superseded or given up, and each end is counted and logged once.
 
 mod halts;
+mod headers;
 mod listings;
 mod places;
 pub mod resolve;

@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::HeaderMap;
 use parking_lot::Mutex;
 use url::Url;
 
+use super::headers;
 use crate::api::Key;
 use crate::api::provider::{LocalObjectReference, PROVIDER_TYPES};
 use crate::clock::Clock;
@@ -135,7 +136,7 @@ impl Resolver {
             token: value("token"),
             username: value("username").or_else(|| spec.username.as_deref().map(Secret::new)),
             password: value("password"),
-            headers: headers(&secret)?,
+            headers: headers_of(&secret)?,
             timeout: spec.timeout.as_deref().map_or(Ok(DEFAULT_TIMEOUT), timeout)?,
             client,
             clock: self.clock.clone(),
@@ -287,28 +288,13 @@ fn proxy(
     Ok((Some(Secret::new(url.as_str())), what))
 }
 
-/// Key `headers`: a YAML or JSON map of text.
-fn headers(secret: &Option<Referent>) -> Result<HeaderMap, ResolveError> {
-    let mut headers = HeaderMap::new();
-    let Some(secret) = secret else { return Ok(headers) };
-    let Some(text) = secret.data.trimmed("headers") else { return Ok(headers) };
-    let what = format!("key headers of {}", secret.name);
-    let map: Option<serde_json::Map<String, serde_json::Value>> = serde_saphyr::from_str(text.expose())
-        .map_err(|_| wrong("InvalidHeaders", format!("{what} is not a YAML map of header names and values")))?;
-    for (name, value) in map.into_iter().flatten() {
-        let value = match value {
-            serde_json::Value::String(text) => text,
-            serde_json::Value::Null => String::new(),
-            serde_json::Value::Bool(_) | serde_json::Value::Number(_) => value.to_string(),
-            _ => return Err(wrong("InvalidHeaders", format!("{what} holds a list or a map as a value; give text"))),
-        };
-        let parsed = HeaderName::try_from(&name).ok().zip(HeaderValue::try_from(&value).ok());
-        let (name, mut value) = parsed
-            .ok_or_else(|| wrong("InvalidHeaders", format!("{what} holds a name or value no HTTP header can have")))?;
-        value.set_sensitive(true);
-        headers.insert(name, value);
-    }
-    Ok(headers)
+/// What key `headers` adds to each request.
+fn headers_of(secret: &Option<Referent>) -> Result<HeaderMap, ResolveError> {
+    let Some(secret) = secret else { return Ok(HeaderMap::new()) };
+    // As it is: white space before the first line is part of the YAML.
+    let Some(text) = secret.data.raw("headers") else { return Ok(HeaderMap::new()) };
+    headers::parse(text.expose())
+        .map_err(|why| wrong("InvalidHeaders", format!("key headers of {} {why}", secret.name)))
 }
 
 /// A Go duration of ms, s and m, as the schema admits it.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::filter::{Bad, Filter};
+use super::selector::Selector;
 use crate::api::alert::EVENT_SOURCE_KINDS;
 use crate::api::{Alert, Event, Key};
 
@@ -21,6 +22,8 @@ pub struct CompiledAlert {
     pub provider: Key,
     /// The objects it listens to.
     pub sources: Vec<Source>,
+    /// The objects it listens to while they carry certain labels.
+    pub labelled: Vec<(Source, Selector)>,
     /// Added to the metadata of each event.
     pub event_metadata: BTreeMap<String, String>,
     /// Sent as metadata `summary`.
@@ -101,7 +104,7 @@ impl CompiledAlert {
                 Severity::Error
             }
         };
-        let mut sources = Vec::new();
+        let (mut sources, mut labelled) = (Vec::new(), Vec::new());
         for (position, source) in spec.event_sources.iter().enumerate() {
             if !EVENT_SOURCE_KINDS.contains(&source.kind.as_str()) {
                 let kinds = EVENT_SOURCE_KINDS.join(", ");
@@ -112,25 +115,23 @@ impl CompiledAlert {
                 );
                 continue;
             }
-            if source.match_labels.is_some() {
-                // The place of label selection. Until it is there, a narrowed source must not
-                // match more than its author meant, so it matches nothing, and says so.
-                problem(
-                    "LabelsUnsupported",
-                    false,
-                    format!(
-                        "spec.eventSources[{position}].matchLabels cannot be evaluated yet, so this source matches \
-                         nothing; list the objects by name instead"
-                    ),
-                );
-                continue;
-            }
+            let labels = source.match_labels.as_ref();
             let source = Source {
                 kind: source.kind.as_str().into(),
                 namespace: source.namespace.as_deref().map_or_else(|| key.namespace.clone(), Arc::from),
                 name: source.name.as_str().into(),
             };
-            if !sources.contains(&source) {
+            if let Some(labels) = labels {
+                // What no object can carry matches nothing, and its author meant something.
+                match Selector::new(labels) {
+                    Ok(selector) => labelled.push((source, selector)),
+                    Err(wrong) => problem(
+                        "InvalidSpec",
+                        true,
+                        format!("spec.eventSources[{position}].matchLabels has {wrong}; this source matches nothing"),
+                    ),
+                }
+            } else if !sources.contains(&source) {
                 sources.push(source);
             }
         }
@@ -140,6 +141,7 @@ impl CompiledAlert {
             provider: Key { namespace: key.namespace.clone(), name: spec.provider_ref.name.as_str().into() },
             key,
             sources,
+            labelled,
             event_metadata: spec.event_metadata.clone(),
             summary: spec.summary.clone().filter(|summary| !summary.is_empty()),
             suspended: spec.suspend,
@@ -156,5 +158,10 @@ impl CompiledAlert {
         !self.suspended
             && (self.severity == Severity::Info || event.severity == "error")
             && self.filter.admits(&event.message)
+    }
+
+    /// The objects whose labels have to be known for this Alert; none while it is suspended.
+    pub fn selected_by_label(&self) -> impl Iterator<Item = &Source> {
+        self.labelled.iter().filter(|_| !self.suspended).map(|(source, _)| source)
     }
 }

@@ -91,11 +91,12 @@ pub fn cross_namespace(forbidden: bool, namespace: &str, alert: &Key) -> Result<
 
 /// Whether a Provider that carries `carries` is told of an event with these marks. A forwarder
 /// takes everything. A commit status wants an outcome: the mark, a commit by annotation, or an
-/// error.
-pub fn carried(carries: Carries, marks: Marks) -> Result<(), Skip> {
+/// error; or `by_revision`, which is asked last: the Provider is content with any event that names
+/// a commit, and this one does.
+pub fn carried(carries: Carries, marks: Marks, by_revision: impl FnOnce() -> bool) -> Result<(), Skip> {
     match carries {
         Carries::Event => Ok(()),
-        Carries::CommitStatus if marks.commit || marks.final_success || marks.error => Ok(()),
+        Carries::CommitStatus if marks.commit || marks.final_success || marks.error || by_revision() => Ok(()),
         Carries::CommitStatus => Err(Skip::NotFinal),
     }
 }
@@ -127,8 +128,9 @@ mod tests {
         ];
         for (severity, metadata, open) in cases {
             let marks = Marks::of(&event(severity, metadata));
-            assert_eq!(carried(Carries::CommitStatus, marks).is_ok(), open, "{severity} {metadata:?}");
-            assert!(carried(Carries::Event, marks).is_ok());
+            assert_eq!(carried(Carries::CommitStatus, marks, || false).is_ok(), open, "{severity} {metadata:?}");
+            assert!(carried(Carries::CommitStatus, marks, || true).is_ok());
+            assert!(carried(Carries::Event, marks, || false).is_ok());
         }
     }
 

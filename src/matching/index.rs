@@ -4,36 +4,54 @@
 //!
 //! Fed by `cluster`, asked by `pipeline`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hashbrown::{Equivalent, HashMap};
 use parking_lot::RwLock;
 
-use super::CompiledAlert;
 use super::alert::Source;
-use crate::api::Key;
+use super::{CompiledAlert, Selector};
+use crate::api::{Event, Key};
 
 /// Alerts that share one source, in the order they came.
-type Bucket = Arc<Vec<Arc<CompiledAlert>>>;
+#[derive(Clone, Debug, Default)]
+struct Bucket {
+    alerts: Vec<Arc<CompiledAlert>>,
+    /// Those that want only objects with certain labels.
+    labelled: Vec<(Selector, Arc<CompiledAlert>)>,
+}
 
 /// All Alerts by name, and by what they listen to.
 #[derive(Debug, Default)]
 pub struct AlertIndex {
     alerts: HashMap<Key, Arc<CompiledAlert>>,
-    by_source: HashMap<Source, Bucket>,
+    by_source: HashMap<Source, Arc<Bucket>>,
+    /// How many sources select objects of a kind by label.
+    label_kinds: BTreeMap<Arc<str>, usize>,
 }
 
 /// The Alerts an event has to look at: those that name the object, and those on `*`.
 #[derive(Clone, Debug, Default)]
 pub struct Candidates {
-    named: Option<Bucket>,
-    wildcard: Option<Bucket>,
+    named: Option<Arc<Bucket>>,
+    wildcard: Option<Arc<Bucket>>,
 }
 
 impl Candidates {
     /// Each Alert; one that both names the object and listens to `*` comes twice.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<CompiledAlert>> {
-        self.named.iter().chain(&self.wildcard).flat_map(|bucket| bucket.iter())
+        self.named.iter().chain(&self.wildcard).flat_map(|bucket| bucket.alerts.iter())
+    }
+
+    /// Each Alert that wants the object only if it carries certain labels.
+    pub fn labelled(&self) -> impl Iterator<Item = &(Selector, Arc<CompiledAlert>)> {
+        self.named.iter().chain(&self.wildcard).flat_map(|bucket| bucket.labelled.iter())
+    }
+
+    /// Whether the labels of the object decide if an Alert wants this event.
+    pub fn ask_for_labels(&self, event: &Event) -> bool {
+        self.labelled().any(|(_, alert)| alert.wants(event))
     }
 }
 
@@ -44,7 +62,14 @@ impl AlertIndex {
         for source in &alert.sources {
             let bucket = self.by_source.entry(source.clone()).or_default();
             // Copies the bucket only while an event holds it.
-            Arc::make_mut(bucket).push(alert.clone());
+            Arc::make_mut(bucket).alerts.push(alert.clone());
+        }
+        for (source, selector) in &alert.labelled {
+            let bucket = self.by_source.entry(source.clone()).or_default();
+            Arc::make_mut(bucket).labelled.push((selector.clone(), alert.clone()));
+        }
+        for source in alert.selected_by_label() {
+            *self.label_kinds.entry(source.kind.clone()).or_default() += 1;
         }
         self.alerts.insert(alert.key.clone(), alert);
     }
@@ -52,11 +77,21 @@ impl AlertIndex {
     /// Takes an Alert out; `None` when it was not there.
     pub fn remove(&mut self, key: &Key) -> Option<Arc<CompiledAlert>> {
         let alert = self.alerts.remove(key)?;
-        for source in &alert.sources {
+        for source in alert.sources.iter().chain(alert.labelled.iter().map(|(source, _)| source)) {
             if let Some(bucket) = self.by_source.get_mut(source) {
-                Arc::make_mut(bucket).retain(|other| other.key != *key);
-                if bucket.is_empty() {
+                let bucket = Arc::make_mut(bucket);
+                bucket.alerts.retain(|other| other.key != *key);
+                bucket.labelled.retain(|(_, other)| other.key != *key);
+                if bucket.alerts.is_empty() && bucket.labelled.is_empty() {
                     self.by_source.remove(source);
+                }
+            }
+        }
+        for source in alert.selected_by_label() {
+            if let Some(count) = self.label_kinds.get_mut(&source.kind) {
+                *count -= 1;
+                if *count == 0 {
+                    self.label_kinds.remove(&source.kind);
                 }
             }
         }
@@ -72,6 +107,11 @@ impl AlertIndex {
     /// The Alert of that name.
     pub fn get(&self, key: &Key) -> Option<&Arc<CompiledAlert>> {
         self.alerts.get(key)
+    }
+
+    /// The kinds that some Alert selects by label.
+    pub fn label_kinds(&self) -> BTreeSet<Arc<str>> {
+        self.label_kinds.keys().cloned().collect()
     }
 
     /// Every Alert, in no order.
@@ -109,6 +149,18 @@ impl SharedIndex {
     /// Every Alert that tells `provider`.
     pub fn of_provider(&self, provider: &Key) -> Vec<Arc<CompiledAlert>> {
         self.0.read().iter().filter(|alert| alert.provider == *provider).cloned().collect()
+    }
+
+    /// Every Alert that selects objects of a kind by label.
+    pub fn selecting_by_label(&self, kind: &str) -> Vec<Key> {
+        let index = self.0.read();
+        let selects = |alert: &&Arc<CompiledAlert>| alert.selected_by_label().any(|source| *source.kind == *kind);
+        index.iter().filter(selects).map(|alert| alert.key.clone()).collect()
+    }
+
+    /// See [`AlertIndex::label_kinds`].
+    pub fn label_kinds(&self) -> BTreeSet<Arc<str>> {
+        self.0.read().label_kinds()
     }
 
     /// See [`AlertIndex::apply`].
@@ -195,6 +247,27 @@ mod tests {
         assert_eq!(names(&index, "Bucket", "apps", "b"), ["a"]);
         assert!(index.remove(&Key::new("apps", "a")).is_some());
         assert!(index.is_empty() && index.by_source.is_empty());
+    }
+
+    #[test]
+    fn a_source_with_labels_is_no_candidate_without_them_and_is_counted_while_it_is_there() {
+        let mut index = AlertIndex::default();
+        index.apply(alert("all", &[("Kustomization", "*", None)]));
+        let mut labelled = Arc::into_inner(alert("a", &[])).expect("nobody else has it");
+        let source = |kind: &str| Source { kind: kind.into(), namespace: "apps".into(), name: "*".into() };
+        let selector = Selector::new(&BTreeMap::from([("team".into(), "a".into())])).expect("valid");
+        labelled.labelled = ["Kustomization", "Bucket", "Bucket"].map(|kind| (source(kind), selector.clone())).into();
+        let labelled = Arc::new(labelled);
+        index.apply(labelled.clone());
+        index.apply(labelled);
+        assert_eq!(names(&index, "Kustomization", "apps", "web"), ["all"]);
+        assert!(index.candidates("Kustomization", "apps", "web").ask_for_labels(&Event::default()));
+        assert!(!index.candidates("HelmRelease", "apps", "web").ask_for_labels(&Event::default()));
+        assert_eq!(index.label_kinds(), BTreeSet::from(["Kustomization".into(), "Bucket".into()]));
+
+        index.remove(&Key::new("apps", "a"));
+        assert!(!index.candidates("Kustomization", "apps", "web").ask_for_labels(&Event::default()));
+        assert_eq!((index.label_kinds().len(), index.by_source.len()), (0, 1));
     }
 
     #[test]

@@ -5,21 +5,31 @@ mod alert;
 mod filter;
 pub mod gate;
 mod index;
+mod selector;
 
-pub use alert::{CompiledAlert, Problem};
+pub use alert::{CompiledAlert, Problem, Source};
 pub use index::{AlertIndex, Candidates, SharedIndex};
+pub use selector::Selector;
 
 use std::sync::Arc;
 
 use crate::api::Event;
+use crate::view::ObjectLabels;
 
 /// The Alerts among `candidates` that want `event`, each once, by namespace and name.
 ///
 /// An Alert wants an event when it is not suspended, a source of it names the object (that is
 /// what made it a candidate), its severity admits the event, an inclusion matches the message
 /// where there are inclusions, and no exclusion does.
-pub fn match_event(candidates: &Candidates, event: &Event) -> Vec<Arc<CompiledAlert>> {
+///
+/// `labels` are those of the object; `None` when they are not known, or nobody asks for them (see
+/// [`Candidates::ask_for_labels`]): then a source with `matchLabels` selects nothing.
+pub fn match_event(candidates: &Candidates, event: &Event, labels: Option<&ObjectLabels>) -> Vec<Arc<CompiledAlert>> {
     let mut wanted: Vec<_> = candidates.iter().filter(|alert| alert.wants(event)).cloned().collect();
+    if let Some(labels) = labels {
+        let selected = candidates.labelled().filter(|(selector, alert)| selector.matches(labels) && alert.wants(event));
+        wanted.extend(selected.map(|(_, alert)| alert.clone()));
+    }
     if wanted.len() > 1 {
         wanted.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         wanted.dedup_by(|a, b| a.key == b.key);

@@ -1,14 +1,20 @@
-//! The conditions of an Alert, from its spec and the Provider it names.
+//! The conditions of an Alert, from its spec, the Provider it names, and whether the labels it
+//! selects by can be told.
 
 use super::about_unknown;
 use crate::api::conditions::Desired;
+use crate::cluster::{LabelKind, Reach};
 use crate::delivery::resolve::Resolved;
-use crate::matching::CompiledAlert;
+use crate::matching::{CompiledAlert, Source};
 
 /// Ready and Healthy. `provider` is what became of the Provider it names; `None` when there is
-/// none.
-pub fn conditions(alert: &CompiledAlert, provider: Option<&Resolved>) -> Vec<Desired> {
-    vec![ready(alert), healthy(alert, provider)]
+/// none. `reach` says of a source with `matchLabels` whether labels can be told there.
+pub fn conditions(
+    alert: &CompiledAlert,
+    provider: Option<&Resolved>,
+    reach: impl Fn(&Source) -> Reach,
+) -> Vec<Desired> {
+    vec![ready(alert), healthy(alert, provider, reach)]
 }
 
 fn ready(alert: &CompiledAlert) -> Desired {
@@ -22,7 +28,7 @@ fn ready(alert: &CompiledAlert) -> Desired {
     }
 }
 
-fn healthy(alert: &CompiledAlert, provider: Option<&Resolved>) -> Desired {
+fn healthy(alert: &CompiledAlert, provider: Option<&Resolved>, reach: impl Fn(&Source) -> Reach) -> Desired {
     let named = &alert.provider;
     if let Some(problem) = alert.problems.first() {
         return Desired::unhealthy(problem.reason, problem.message.clone());
@@ -36,8 +42,41 @@ fn healthy(alert: &CompiledAlert, provider: Option<&Resolved>) -> Desired {
             Desired::unhealthy(error.reason, format!("Provider {named} cannot be used: {}", error.message))
         }
         Some(Ok(_)) => {
+            let mut unreachable = alert.selected_by_label().filter_map(|source| labels(source, reach(source)));
+            if let Some(unhealthy) = unreachable.next() {
+                return unhealthy;
+            }
             let about = about_unknown(&alert.annotations, &[]);
             Desired::healthy(format!("Provider {named} is in order{about}"))
         }
     }
+}
+
+/// What is wrong with a source that selects by label.
+fn labels(source: &Source, reach: Reach) -> Option<Desired> {
+    let kind = LabelKind::of(&source.kind)?;
+    let resource = format!("{}.{}", kind.plural, kind.group);
+    let (reason, why) = match reach {
+        Reach::Known | Reach::Syncing => return None,
+        Reach::Late => {
+            ("LabelsUnread", format!("the API server has not given out the labels of {resource} yet; see Herald's log"))
+        }
+        Reach::Forbidden => (
+            "LabelsForbidden",
+            format!("Herald's ServiceAccount may not read {resource}; grant it get, list and watch, see config/rbac"),
+        ),
+        Reach::NotInstalled => {
+            ("KindNotInstalled", format!("the API server knows no {resource}; install the controller they belong to"))
+        }
+        Reach::OtherNamespace => (
+            "LabelsOutOfReach",
+            format!(
+                "--watch-all-namespaces=false keeps Herald from reading {resource} in namespace {}",
+                source.namespace
+            ),
+        ),
+        Reach::NoCluster => ("LabelsUnsupported", "there is no cluster to read labels from".to_owned()),
+    };
+    let message = format!("spec.eventSources with matchLabels and kind {} match nothing: {why}", source.kind);
+    Some(Desired::unhealthy(reason, message))
 }

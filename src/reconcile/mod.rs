@@ -16,8 +16,9 @@ use futures::StreamExt;
 pub use self::writer::{ClusterWriter, LogWriter, StatusWriter, WriteError};
 use crate::api::conditions::{Condition, Desired};
 use crate::clock::Clock;
-use crate::cluster::{ObjectKind, ObjectRef, Observed, Stores};
+use crate::cluster::{ObjectKind, ObjectRef, Observed, Reach, Stores};
 use crate::delivery::resolve::{Resolved, Resolver, SECRET_NOT_READ};
+use crate::matching::Source;
 use crate::view::View;
 
 /// Writes under way at once; see the reads of `cluster::secrets`, whose connections they share.
@@ -148,8 +149,8 @@ impl Reconciler {
         }
     }
 
-    /// What ought to stand; `None` while that is not known: as long as the first lists, or a
-    /// Secret, are being read. Saying so would be news to everybody at every start of Herald.
+    /// What ought to stand; `None` while that is not known: as long as the first lists, a Secret, or
+    /// the labels of a kind are being read. Saying so would be news to everybody at every start of Herald.
     fn desired(&self, object: &ObjectRef) -> Option<Vec<Desired>> {
         if !self.stores.synced() {
             return None;
@@ -168,7 +169,10 @@ impl Reconciler {
                 let alert = self.stores.index.get(&object.key)?;
                 let view = self.stores.provider(&alert.provider);
                 let resolved = view.as_ref().map(|view| self.resolver.resolve(view));
-                resolved.as_ref().is_none_or(known).then(|| alert::conditions(&alert, resolved.as_ref()))
+                let reach = |source: &Source| self.stores.labels.reach(&source.kind, &source.namespace);
+                let all_known = resolved.as_ref().is_none_or(known)
+                    && !alert.selected_by_label().any(|source| reach(source) == Reach::Syncing);
+                all_known.then(|| alert::conditions(&alert, resolved.as_ref(), reach))
             }
         }
     }

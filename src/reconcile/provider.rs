@@ -7,7 +7,15 @@ use crate::delivery::resolve::Resolved;
 use crate::view::ProviderView;
 
 /// Annotations Herald knows on a Provider.
-const KNOWN_ANNOTATIONS: [&str; 3] = ["herald.sh/api-url", "herald.sh/pending", "herald.sh/system-roots"];
+const KNOWN_ANNOTATIONS: [&str; 4] =
+    ["herald.sh/api-url", "herald.sh/commit-status-from", "herald.sh/pending", "herald.sh/system-roots"];
+
+/// Those with a fixed set of values. Any other value is as none (rule R10).
+const ANNOTATION_VALUES: [(&str, &[&str]); 3] = [
+    ("herald.sh/commit-status-from", &["any"]),
+    ("herald.sh/pending", &["true", "false"]),
+    ("herald.sh/system-roots", &["append"]),
+];
 
 /// Ready and Healthy.
 pub fn conditions(view: &ProviderView, resolved: &Resolved) -> Vec<Desired> {
@@ -26,6 +34,12 @@ pub fn conditions(view: &ProviderView, resolved: &Resolved) -> Vec<Desired> {
 }
 
 fn healthy(provider: &Provider) -> Desired {
-    let about = about_unknown(&provider.meta.annotations, &KNOWN_ANNOTATIONS);
+    let annotations = &provider.meta.annotations;
+    let mut about = about_unknown(annotations, &KNOWN_ANNOTATIONS);
+    for (name, values) in ANNOTATION_VALUES {
+        if annotations.get(name).is_some_and(|value| !values.contains(&value.as_str())) {
+            about += &format!("; the value of annotation {name} is without effect; it can be {}", values.join(" or "));
+        }
+    }
     Desired::healthy(format!("address, Secrets and TLS settings are in order{about}"))
 }

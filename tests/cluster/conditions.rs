@@ -252,6 +252,13 @@ async fn what_is_wrong_with_a_provider_is_named_and_no_secret_is_told() {
             "Succeeded",
             "herald.sh/unknown",
         ),
+        (
+            "bad-value",
+            with_token("bad-value").annotation("herald.sh/commit-status-from", "all"),
+            true,
+            "Succeeded",
+            "herald.sh/commit-status-from",
+        ),
     ];
     for (name, manifest, ..) in &cases {
         space.apply(manifest).await;

@@ -7,6 +7,8 @@
 //! | `crds` | what the definitions take and refuse; Herald without them, on Flux's, on broken objects |
 //! | `finalizers` | objects that Flux's controller left a finalizer on can be deleted |
 //! | `guides` | the manifests of public guides, applied as they are written |
+//! | `labels` | what `matchLabels` selects, and what is said while labels cannot be read |
+//! | `lease` | which of several replicas leads, and what becomes of one that no longer does |
 //! | `rbac` | what `config/` installs is enough to work with, and renders |
 //! | `secrets` | a change is in use within two seconds, and an event costs the API server nothing |
 //!
@@ -20,6 +22,8 @@ mod conditions;
 mod crds;
 mod finalizers;
 mod guides;
+mod labels;
+mod lease;
 mod rbac;
 mod secrets;
 

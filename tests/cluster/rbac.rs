@@ -3,6 +3,9 @@
 use kube::config::{AuthInfo, Kubeconfig};
 use serde_json::{Value, json};
 
+use herald::api::alert::EVENT_SOURCE_KINDS;
+use herald::cluster::LabelKind;
+
 use super::guides::flux_system;
 use super::support::app::DEADLINE;
 use super::support::flux::{alert, kustomization_event, provider, secret, sha};
@@ -25,6 +28,8 @@ async fn the_installed_permissions_are_enough() {
         ("get", "secrets", "yes"),
         ("update", "secrets", "no"),
         ("list", "configmaps", "no"),
+        ("watch", "kustomizations.kustomize.toolkit.fluxcd.io", "yes"),
+        ("patch", "kustomizations.kustomize.toolkit.fluxcd.io", "no"),
         ("delete", "alerts.notification.toolkit.fluxcd.io", "no"),
         ("update", "providers.notification.toolkit.fluxcd.io", "no"),
     ] {
@@ -40,11 +45,15 @@ async fn the_installed_permissions_are_enough() {
     space.apply(&provider("github", "git", &repository(&forge)).secret("token")).await;
     space.apply(&alert("all", "git")).await;
     space.apply(&alert("old", "git").spec("suspend", true)).await;
+    let installed = ["Bucket", "ExternalArtifact", "GitRepository", "HelmRepository", "Kustomization", "OCIRepository"];
+    let labelled = installed.map(|kind| json!({"kind": kind, "name": "*", "matchLabels": {"team": "a"}}));
+    space.apply(&alert("labelled", "git").sources(labelled.to_vec().into())).await;
     let herald = space.herald_as(kube::Client::try_from(config).expect("a client")).await;
     space.condition("Provider", "git", "Healthy", "False", "SecretNotFound").await;
     space.apply(&secret("token", "token", "t0k")).await;
     space.in_order("Provider", "git").await;
     space.in_order("Alert", "all").await;
+    space.in_order("Alert", "labelled").await;
     assert_eq!(herald.post(&in_namespace(kustomization_event("web", &sha(1)), &space)).await, 202);
     assert_eq!(status_of(&forge, &sha(1)).await.state, "success");
 
@@ -101,6 +110,19 @@ async fn what_config_renders_is_accepted() {
         let output = api.kubectl(&["apply", "--server-side", "--dry-run=server", "-k", &folder(name)]);
         assert!(output.status.success(), "{name}: {}", stderr(&output));
         assert_eq!(stderr(&output), "", "{name}: nothing in it is deprecated or insecure");
+    }
+    // Not every kind is installed here; the role names them all the same.
+    let role = space.rendered("default", "ClusterRole");
+    for kind in EVENT_SOURCE_KINDS {
+        let kind = LabelKind::of(kind).expect("an Alert may listen to it");
+        let holds = |list: &Value, entry: &str| list.as_array().is_some_and(|list| list.iter().any(|is| is == entry));
+        let rules = role["rules"].as_array().expect("rules");
+        let may = rules.iter().any(|rule| {
+            holds(&rule["apiGroups"], kind.group)
+                && holds(&rule["resources"], kind.plural)
+                && rule["verbs"] == json!(["get", "list", "watch"])
+        });
+        assert!(may, "{}.{}", kind.plural, kind.group);
     }
     let deployment = space.rendered("default", "Deployment");
     let container = &deployment["spec"]["template"]["spec"]["containers"][0];

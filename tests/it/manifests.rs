@@ -49,6 +49,27 @@ async fn a_changed_secret_provider_or_alert_is_in_use_within_two_seconds() {
 }
 
 #[tokio::test]
+async fn labels_that_nobody_can_read_select_nothing_and_that_is_said() {
+    let logs = Logs::collect();
+    let forge = forge().await;
+    let by_label = |labels| json!([{"kind": "Kustomization", "name": "*", "matchLabels": labels}]);
+    let manifests = [
+        hook(&forge),
+        alert("team", "hook").sources(by_label(json!({"team": "a"}))),
+        alert("empty", "hook").sources(by_label(json!({}))),
+    ];
+    let scene = Scene::with(forge, manifests, &[]).await;
+    for name in ["team", "empty"] {
+        logs.until(&["ERROR", "LabelsUnsupported", &format!("name={name} ")]).await;
+    }
+    scene.folder.write(&alert("mark", "hook").sources(json!([{"kind": "Bucket", "name": "b"}])));
+    alert_known(&scene, "mark", true).await;
+    assert_eq!(logs.count(&["WARN", "without a cluster there are no labels"]), 1);
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    scene.end(0, 0).await;
+}
+
+#[tokio::test]
 async fn a_file_that_breaks_is_reported_once_and_its_last_good_content_stays() {
     let logs = Logs::collect();
     let scene = Scene::of("generic").await;

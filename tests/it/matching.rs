@@ -4,7 +4,7 @@ use serde_json::json;
 
 use herald::ops::metrics::Outcome;
 
-use crate::scene::{Scene, TOKEN, forge, git, hook, token};
+use crate::scene::{Scene, TOKEN, address, forge, git, hook, token};
 use crate::support::app::DEADLINE;
 use crate::support::flux::{FluxEvent, Manifest, NAMESPACE, alert, kustomization_event, provider, secret, sha};
 use crate::support::forge::Forge;
@@ -180,15 +180,88 @@ async fn a_commit_status_wants_an_outcome_and_a_commit() {
 }
 
 #[tokio::test]
+async fn commit_status_from_any_makes_a_status_of_every_event_that_names_a_commit() {
+    let forge = forge().await;
+    let sources = ["GitRepository", "HelmRelease", "Kustomization", "OCIRepository"];
+    let sources = sources.map(|kind| json!({"kind": kind, "name": "*"})).to_vec();
+    let with = |name: &str, value: &str| {
+        let provider = provider("github", name, &address("github", &forge)).secret("token");
+        let alert = alert(name, name).sources(sources.clone().into());
+        [provider.annotation("herald.sh/commit-status-from", value), alert]
+    };
+    let manifests = [with("git", "any"), with("all", "all")].into_iter().flatten().chain([token()]);
+    let manifests: Vec<_> = manifests.collect();
+    let context = |kind: &str| manifests[0].context("web").replace("kustomization", kind);
+    let contexts = ["gitrepository", "helmrelease", "kustomization", "ocirepository"].map(context);
+    let scene = Scene::with(forge, manifests.clone(), &[]).await;
+
+    let unmarked = kustomization_event("web", &sha(1))
+        .without_metadata("kustomize.toolkit.fluxcd.io/commit_status")
+        .without_metadata("kustomize.toolkit.fluxcd.io/revision");
+    let of = |kind: &str, group: &str| unmarked.clone().kind(kind, &format!("{group}/v1")).reason("Succeeded");
+    let (source, helm) = ("source.toolkit.fluxcd.io", "helm.toolkit.fluxcd.io");
+    let revision =
+        |event: FluxEvent, group: &str, key: &str, value: &str| event.metadata(&format!("{group}/{key}"), value);
+    let artifact = of("GitRepository", source).reason("NewArtifact");
+    let digest = format!("latest@sha256:{}", "5".repeat(64));
+    let [gitrepository, helmrelease, kustomization, ocirepository] = &contexts;
+    for (number, what, event, context) in [
+        (
+            1,
+            "a new commit",
+            revision(artifact.clone(), source, "revision", &format!("main@sha1:{}", sha(1))),
+            Some(gitrepository),
+        ),
+        (
+            2,
+            "an artifact made of a commit",
+            {
+                let event = revision(of("OCIRepository", source), source, "revision", &digest);
+                revision(event, source, "originRevision", &format!("main@sha1:{}", sha(2)))
+            },
+            Some(ocirepository),
+        ),
+        (3, "a commit by annotation", of("HelmRelease", helm).annotated("commit", &sha(3)), Some(helmrelease)),
+        (
+            4,
+            "an unmarked success",
+            revision(unmarked.clone(), "kustomize.toolkit.fluxcd.io", "revision", &sha(4)),
+            Some(kustomization),
+        ),
+        (5, "a digest", revision(of("OCIRepository", source), source, "revision", &digest), None),
+        (6, "a chart's version", revision(of("HelmRelease", helm), helm, "revision", "6.5.0"), None),
+        (7, "no revision", artifact.clone(), None),
+        (8, "a revision of another group", revision(artifact.clone(), helm, "revision", &sha(8)), None),
+        (
+            9,
+            "progress",
+            revision(unmarked.clone(), "kustomize.toolkit.fluxcd.io", "revision", &sha(9)).reason("Progressing"),
+            None,
+        ),
+    ] {
+        scene.tell([event]).await;
+        let statuses = scene.forge.statuses(&sha(number));
+        let said: Vec<_> = statuses.iter().map(|status| (&status.context, status.state.as_str())).collect();
+        // The Provider with a value nobody knows says of them what it always says.
+        let expected: Vec<_> = context.map(|context| (context, "success")).into_iter().collect();
+        let at_git: Vec<_> = said.iter().filter(|(context, _)| contexts.contains(context)).copied().collect();
+        assert_eq!(at_git, expected, "{what}");
+        assert_eq!(said.len() - at_git.len(), usize::from(number == 3), "{what}");
+    }
+    scene.end(4, 5).await;
+}
+
+#[tokio::test]
 async fn metadata_of_an_alert_opens_no_gate() {
     let forge = forge().await;
     let manifests = [
-        git("github", &forge),
+        git("github", &forge).annotation("herald.sh/commit-status-from", "any"),
         token(),
         alert("all", "git").spec("eventMetadata", json!({"commit": sha(7), "commit_status": "update"})),
     ];
     let scene = Scene::with(forge, manifests, &[]).await;
-    scene.tell([kustomization_event("web", &sha(1)).progressing()]).await;
+    let unmarked = kustomization_event("web", &sha(1)).without_metadata("kustomize.toolkit.fluxcd.io/commit_status");
+    scene.tell([unmarked.without_metadata("kustomize.toolkit.fluxcd.io/revision")]).await;
     assert_eq!(scene.ended(Outcome::Filtered), 1);
 
     // It may say which commit an event is about that got through.

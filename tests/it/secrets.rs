@@ -53,11 +53,18 @@ async fn the_address_in_a_secret_wins() {
 
 #[tokio::test]
 async fn headers_are_read_from_yaml_or_json() {
-    let sent = headers_of("X-Text: plain\nX-Quoted: \"a: b\"\nX-Number: 15\nX-True: true\nX-Nothing:\n").await;
+    // As YAML 1.1, indented as it may be; src/delivery/headers.rs has the whole table.
+    let yaml = "  X-Text: plain\n  X-Quoted: \"a: b\"\n  X-Number: 015\n  X-True: yes\n  X-Inf: .inf\n  X-Nothing:\n";
+    let sent = headers_of(yaml).await;
     let text = |name: &str| sent.get(name).map(|value| value.to_str().expect("text").to_owned());
-    for (name, value) in
-        [("x-text", "plain"), ("x-quoted", "a: b"), ("x-number", "15"), ("x-true", "true"), ("x-nothing", "")]
-    {
+    for (name, value) in [
+        ("x-text", "plain"),
+        ("x-quoted", "a: b"),
+        ("x-number", "13"),
+        ("x-true", "true"),
+        ("x-inf", "+Inf"),
+        ("x-nothing", ""),
+    ] {
         assert_eq!(text(name).as_deref(), Some(value), "{name}");
     }
     assert_eq!(headers_of(r#"{"X-Json": "j"}"#).await.get("x-json").expect("it is sent"), "j");
@@ -77,7 +84,12 @@ async fn what_is_wrong_with_a_secret_is_said_by_key_and_mends_itself() {
         (plain, secret("token", "token", "s3cret\n-planted-value"), "InvalidCredentials", "characters no token has"),
         (plain, token().key("address", ""), "InvalidAddress", "key address of Secret flux-system/token"),
         (plain, token().key("address", &"s3cret-planted-value/".repeat(200)), "InvalidAddress", "longer than 2048"),
-        (plain, token().key("headers", "- s3cret-planted-value"), "InvalidHeaders", "key headers"),
+        (
+            plain,
+            token().key("headers", "- s3cret-planted-value"),
+            "InvalidHeaders",
+            "key headers of Secret flux-system/token",
+        ),
         (plain, token().key("headers", "X: {a: s3cret-planted-value}"), "InvalidHeaders", "a list or a map"),
         (plain, token().key("proxy", "::s3cret-planted-value"), "InvalidProxy", "key proxy of Secret"),
         (plain, token().key("ca.crt", secret_text), "InvalidCertificate", "key ca.crt"),
