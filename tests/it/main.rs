@@ -24,3 +24,4 @@ mod matching;
 mod network;
 mod order;
 mod outbox;
+mod tables;

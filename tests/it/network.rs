@@ -19,7 +19,7 @@ use crate::support::wait;
 use crate::tls::{Authority, DOMAIN};
 
 /// A Provider of the row at a host, and an Alert that tells it of everything.
-fn at(row: &Row, name: &str, base: &str) -> (Manifest, Manifest) {
+pub fn at(row: &Row, name: &str, base: &str) -> (Manifest, Manifest) {
     let mut provider = provider(row.name, name, &address_at(row.name, base)).secret("token");
     if row.name == "bitbucket" {
         // It would be at Bitbucket's own host.
@@ -114,7 +114,7 @@ async fn certificates_count_where_they_are_given() {
         assert_eq!(told(&scene.forge, &sha(1)), through.rows(), "{case}");
         let refused = |row: &str| logs.count(&["TLS handshake failed", &format!("provider=flux-system/{row} ")]);
         for row in TABLE.iter().filter(|row| !asks && !through.rows().contains(&row.name)) {
-            assert_eq!(refused(row.name), 1, "{case}, {}: {}", row.name, logs.text());
+            assert!(refused(row.name) > 0, "{case}, {}", row.name);
         }
 
         // People mend it, and what waits is told.
