@@ -194,6 +194,43 @@ async fn of_three_proxies_the_closest_is_taken() {
     scene.end(6 * 6, 7 * 6).await;
 }
 
+/// A proxy that speaks SOCKS5 finds the hosts, as with the peer: their names may be known nowhere else.
+#[tokio::test]
+async fn a_socks5_proxy_is_given_names_and_a_password() {
+    let servers = Authority::new();
+    let forge = forge().await;
+    let front = servers.front(&forge, None).await;
+    let proxy = Proxy::start(&front, forge.url()).await;
+    let address = proxy.url.replace("http://", "socks5://");
+    let mut manifests = vec![
+        secret("certs", "ca.crt", &servers.pem()),
+        secret("proxy", "address", &address).key("username", "flux").key("password", "p4ss"),
+        token().key("proxy", &address),
+    ];
+    for (row, scheme) in TABLE.iter().flat_map(|row| [(row, "https"), (row, "http")]) {
+        let name = format!("{}-{scheme}", row.name);
+        let (provider, alert) = at(row, &name, &format!("{scheme}://{name}.{DOMAIN}"));
+        let provider = provider.spec("certSecretRef", json!({"name": "certs"}));
+        // Without TLS by the deprecated key beside the token, which knows no password.
+        let named = provider.clone().spec("proxySecretRef", json!({"name": "proxy"}));
+        manifests.extend([if scheme == "https" { named } else { provider }, alert]);
+    }
+    let scene = Scene::with(forge, manifests, &[]).await;
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    let mut expected: Vec<Asked> = TABLE
+        .iter()
+        .flat_map(|row| [(row, "https", 443, "flux:p4ss"), (row, "http", 80, "")])
+        .map(|(row, scheme, port, authorization)| Asked {
+            method: "SOCKS5".to_owned(),
+            host: format!("{}-{scheme}.{DOMAIN}:{port}", row.name),
+            authorization: authorization.to_owned(),
+        })
+        .collect();
+    expected.sort_by(|one, other| one.host.cmp(&other.host));
+    assert_eq!(proxy.asked(), expected);
+    scene.end(6 * 2, 7 * 2).await;
+}
+
 /// What the environment names is for Providers that name no proxy themselves.
 #[tokio::test]
 async fn the_proxy_of_the_environment_is_the_last_choice() {

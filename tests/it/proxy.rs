@@ -1,6 +1,8 @@
-//! A forward proxy on loopback: it opens tunnels for HTTPS, passes plain requests on, and remembers
-//! where its clients wanted to go. All names lead to one host.
+//! A forward proxy on loopback: it opens tunnels for HTTPS, passes plain requests on, speaks SOCKS5, and
+//! remembers where its clients wanted to go. All names lead to one host.
 
+use std::io;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -19,11 +21,11 @@ pub struct Proxy {
 /// What the first request of a connection said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// `CONNECT`, or the method of a plain request.
+    /// `CONNECT`, the method of a plain request, or `SOCKS5`.
     pub method: String,
-    /// The host, with its port for a tunnel.
+    /// The host, with its port for a tunnel and for SOCKS5.
     pub host: String,
-    /// `Proxy-Authorization`, or "".
+    /// `Proxy-Authorization`, for SOCKS5 `user:password`, or "".
     pub authorization: String,
 }
 
@@ -53,7 +55,16 @@ impl Proxy {
 }
 
 async fn pass(mut client: TcpStream, tls: String, plain: String, noted: Arc<Mutex<Vec<Asked>>>) {
-    let mut head = Vec::new();
+    let mut head = vec![client.read_u8().await.unwrap_or_default()];
+    if head[0] == SOCKS5 {
+        if let Ok(asked) = greet(&mut client).await {
+            let backend = if asked.host.ends_with(":443") { tls } else { plain };
+            noted.lock().push(asked);
+            let Ok(mut server) = TcpStream::connect(backend).await else { return };
+            let _ = copy_bidirectional(&mut client, &mut server).await;
+        }
+        return;
+    }
     while !head.ends_with(b"\r\n\r\n") {
         match client.read_u8().await {
             Ok(byte) if head.len() < MAX_HEAD => head.push(byte),
@@ -79,4 +90,40 @@ async fn pass(mut client: TcpStream, tls: String, plain: String, noted: Arc<Mute
     if begun.is_ok() {
         let _ = copy_bidirectional(&mut client, &mut server).await;
     }
+}
+
+/// The first byte of SOCKS5; no method of HTTP begins so.
+const SOCKS5: u8 = 5;
+
+/// A client's wishes by RFC 1928, its first byte read, and its password by RFC 1929 where it has one.
+async fn greet(client: &mut TcpStream) -> io::Result<Asked> {
+    let mut methods = vec![0; client.read_u8().await?.into()];
+    client.read_exact(&mut methods).await?;
+    const PASSWORD: u8 = 2;
+    let mut authorization = String::new();
+    if methods.contains(&PASSWORD) {
+        client.write_all(&[SOCKS5, PASSWORD]).await?;
+        client.read_u8().await?;
+        authorization = format!("{}:{}", text(client).await?, text(client).await?);
+        client.write_all(&[1, 0]).await?;
+    } else {
+        client.write_all(&[SOCKS5, 0]).await?;
+    }
+    let mut request = [0; 4];
+    client.read_exact(&mut request).await?;
+    let host = match request[3] {
+        1 => Ipv4Addr::from(client.read_u32().await?).to_string(),
+        3 => text(client).await?,
+        _ => return Err(io::ErrorKind::Unsupported.into()),
+    };
+    let host = format!("{host}:{}", client.read_u16().await?);
+    client.write_all(&[SOCKS5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await?;
+    Ok(Asked { method: "SOCKS5".to_owned(), host, authorization })
+}
+
+/// Text with its length before it.
+async fn text(client: &mut TcpStream) -> io::Result<String> {
+    let mut text = vec![0; client.read_u8().await?.into()];
+    client.read_exact(&mut text).await?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
