@@ -5,7 +5,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use herald::cli::Cli;
 use serde_json::{Value, json};
 
@@ -92,7 +92,7 @@ struct Pod {
 impl Pod {
     /// Starts the container with exactly its arguments and environment. Added are: KUBECONFIG, in
     /// place of the token that is mounted into Pods, and at the end of the arguments addresses on
-    /// loopback, so that it is in nobody's way on this machine.
+    /// loopback and a folder for the outbox, so that it is in nobody's way on this machine.
     async fn start(api: &ApiServer, deployment: &Value) -> Self {
         let spec = &deployment["spec"]["template"]["spec"];
         let container = spec["containers"][0].clone();
@@ -125,7 +125,7 @@ impl Pod {
         // Unless told otherwise it listens where the Deployment says.
         let defaults = Cli::try_parse_from(["herald".to_owned()].into_iter().chain(args.clone())).expect("all known");
         let mut ports = Vec::new();
-        let mut addresses = Vec::new();
+        let mut added = Vec::new();
         for (name, flag, default) in [
             ("http", "--events-addr", defaults.events_addr),
             ("http-webhook", "--receiverAddr", defaults.receiver_addr),
@@ -135,7 +135,12 @@ impl Pod {
             let port = port(&container, name);
             assert_eq!(default, format!(":{port}"));
             ports.push((port, free_port()));
-            addresses.push(format!("{flag}=127.0.0.1:{}", ports.last().expect("one was pushed").1));
+            added.push(format!("{flag}=127.0.0.1:{}", ports.last().expect("one was pushed").1));
+        }
+
+        // In place of the empty folder that a Pod has at /tmp.
+        if Cli::command().get_arguments().any(|argument| argument.get_long() == Some("outbox-path")) {
+            added.push(format!("--outbox-path={}", scratch.path().join("outbox.db").display()));
         }
 
         let pid = scratch.path().join("pid");
@@ -147,7 +152,7 @@ impl Pod {
             .arg(format!("KUBECONFIG={}", kubeconfig.display()))
             .arg(env!("CARGO_BIN_EXE_herald"))
             .args(args)
-            .args(addresses);
+            .args(added);
         let server = Server::start("herald", scratch.path(), &command);
         let pid = wait::until(DEADLINE, "it to run", || async {
             std::fs::read_to_string(&pid).ok().filter(|pid| pid.ends_with('\n'))
