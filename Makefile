@@ -23,12 +23,19 @@ build: ## Build the program for use (release)
 	cargo build --release --locked
 
 .PHONY: test
-test: fmt-check lint deny generate-check assets ## Everything: fmt, clippy, deny, generated files, all tests against real servers
+test: fmt-check lint deny generate-check assets ## Everything: fmt, clippy, deny, generated files, all tests against real servers, a minute of fuzzing each target
 	cargo test --locked
+	@hack/fuzz.sh 60
 
 .PHONY: test-fast
 test-fast: ## The tests that need no server: inline, in-process, layout
 	cargo test --locked --lib --test it --test forge --test layout
+
+FUZZ_SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: ## Fuzz each target for FUZZ_SECONDS (60), two at a time; what reaches new code is kept in fuzz/corpus
+	@hack/fuzz.sh --keep $(FUZZ_SECONDS)
 
 .PHONY: assets
 assets: ## Build the real servers for the tests, once per user; prints their folder last
@@ -48,7 +55,7 @@ fmt-check: ## Fail when the code is not formatted
 
 .PHONY: lint
 lint: ## clippy, warnings are errors
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --all-features -- -D warnings
 
 .PHONY: deny
 deny: ## Licences, bans and sources of dependencies; advisories where they can be reached

@@ -259,6 +259,9 @@ impl<'de> Deserialize<'de> for InvolvedObject {
     }
 }
 
+/// The first second of the year 0 in UTC.
+const YEAR_0: i64 = -62_167_219_200;
+
 /// Go's `time.RFC3339`: stricter than ISO 8601 in its separators, fractions allowed.
 fn rfc3339<E: de::Error>(text: &str) -> Result<jiff::Timestamp, E> {
     let wrong = || E::custom(format_args!("timestamp {text:?} is not RFC 3339, such as 2026-01-02T15:04:05Z"));
@@ -270,7 +273,10 @@ fn rfc3339<E: de::Error>(text: &str) -> Result<jiff::Timestamp, E> {
     }
     let time: jiff::Timestamp = text.parse().map_err(|_| wrong())?;
     // Flux's events carry whole seconds, and what is sent on does too.
-    jiff::Timestamp::from_second(time.as_second()).map_err(|_| wrong())
+    let whole = jiff::Timestamp::from_second(time.as_second()).map_err(|_| wrong())?;
+    let second = if whole > time { whole.as_second() - 1 } else { whole.as_second() };
+    // An offset can lead before the year 0, which RFC 3339 cannot write.
+    if second < YEAR_0 { Err(wrong()) } else { jiff::Timestamp::from_second(second).map_err(|_| wrong()) }
 }
 
 impl Serialize for Event {
@@ -348,6 +354,8 @@ mod tests {
             r#"{"timestamp":""}"#,
             r#"{"timestamp":"2022-09-30 06:40:29Z"}"#,
             r#"{"timestamp":12}"#,
+            // Go reads this one and cannot write it again.
+            r#"{"timestamp":"0000-01-01T00:00:00+23:59"}"#,
             r#"{"message":5}"#,
             r#"{"involvedObject":[]}"#,
         ] {
@@ -386,6 +394,19 @@ mod tests {
              \"timestamp\":\"2022-09-30T06:40:29Z\",\"message\":\"line \\u2028\",\"reason\":\"\",\
              \"metadata\":{\"a\":\"\\u003c\\u0026\\u003e\",\"b\":\"2\"},\"reportingController\":\"\"}"
         );
+    }
+
+    #[test]
+    fn a_fraction_of_a_second_is_cut_off_not_rounded() {
+        for (given, sent) in [
+            ("2022-09-30T06:40:29.999999999Z", "2022-09-30T06:40:29Z"),
+            ("1969-12-31T23:59:59.5Z", "1969-12-31T23:59:59Z"),
+            ("0000-01-01T00:00:00Z", "0000-01-01T00:00:00Z"),
+        ] {
+            let event = decode(&format!(r#"{{"timestamp":{given:?}}}"#)).expect("accepted");
+            let text = String::from_utf8(event.encode()).expect("UTF-8");
+            assert!(text.contains(&format!("\"timestamp\":{sent:?}")), "{text}");
+        }
     }
 
     #[test]

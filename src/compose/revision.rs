@@ -40,13 +40,17 @@ mod tests {
     const SHA: &str = "5394cb7f48332b2de7c17dd8b8384bbc84b7e738";
     const SHA256: &str = "5394cb7f48332b2de7c17dd8b8384bbc84b7e7385394cb7f48332b2de7c17dd8";
 
+    /// spec/pipeline.md 4.2 and git-providers.md 1.6. Where the peer takes 40 bytes of anything, this
+    /// takes hex, and hashes of SHA-256 where they can be told from digests (pipeline.md part 10, 21).
     #[test]
-    fn formats_of_revisions() {
+    fn pipeline_4_2_formats_of_revisions() {
         for before in [
             "main@sha1:",
             "feature/x@sha1:",
             "refs/heads/main@sha1:",
+            "refs/pull/1/head@sha1:",
             "v1.0.0@sha1:",
+            "1.0.0@sha256:",
             "sha1:",
             "main/",
             "feature/x/",
@@ -61,14 +65,20 @@ mod tests {
             format!("main@{SHA}"),
             format!("{SHA}\n"),
             format!("main@sha1:{}", "z".repeat(40)),
+            "z".repeat(40),
             format!("main@sha1:{}é", &SHA[..38]),
             format!("latest@sha256:{SHA256}"),
+            format!("sha256:{SHA256}"),
+            SHA256.to_owned(),
+            format!("main@sha1:{}é", &SHA[..39]),
             format!("https://example.org/{SHA}/x"),
             String::new(),
         ] {
             assert_eq!(hash(&refused, false), None, "{refused}");
         }
         assert_eq!(hash(&format!("main@sha256:{SHA256}"), true), Some(SHA256));
+        assert_eq!(hash(SHA256, true), Some(SHA256));
+        assert_eq!(hash(&"z".repeat(64), true), None);
     }
 
     proptest::proptest! {

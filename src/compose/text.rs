@@ -58,8 +58,9 @@ pub fn cut(text: &str, limit: usize) -> String {
 mod tests {
     use super::*;
 
+    /// spec/pipeline.md 4.5 and git-providers.md 1.7.
     #[test]
-    fn words_of_reasons() {
+    fn pipeline_4_5_words_of_reasons() {
         for (reason, expected) in [
             ("ReconciliationSucceeded", "reconciliation succeeded"),
             ("HealthCheckFailed", "health check failed"),

@@ -181,4 +181,54 @@ mod tests {
         assert!(filter.admits("<b>12</b>") && !filter.admits("<b>١٢</b>"));
         assert!(filter.admits("a{,2}") && !filter.admits("aa"));
     }
+    /// spec/pipeline.md 3.4: where Go and the crate `regex` part ways. What an expression matches, what
+    /// it does not, or that it is refused.
+    #[test]
+    fn pipeline_3_4_expressions_as_go_reads_them() {
+        let accepted: [(&str, &[&str], &[&str]); 23] = [
+            (r"^\d$", &["1"], &["١", "a"]),
+            (r"^\w$", &["a", "_"], &["é", "-"]),
+            (r"^\s$", &[" ", "\t"], &["\u{a0}", "\u{2028}"]),
+            // No word ends inside a word, and for Go `é` is none.
+            (r"\bx", &["x", "éx"], &["ax"]),
+            (r"\<b", &["<b"], &["b"]),
+            ("^[a&&b]$", &["a", "&", "b"], &["", "c"]),
+            ("^[[]$", &["["], &["]"]),
+            ("^a{,2}$", &["a{,2}"], &["a", "aa"]),
+            ("^foo{$", &["foo{"], &["foo"]),
+            ("^{foo}$", &["{foo}"], &["foo"]),
+            (r"^\Qa.b\E$", &["a.b"], &["axb"]),
+            (r"^\123$", &["S"], &["123"]),
+            (r"^[\w-.]$", &["a", "-", "."], &["+"]),
+            // The same in both.
+            ("a.b", &["axb"], &["a\nb"]),
+            ("a$", &["a"], &["a\n"]),
+            ("(?i)k", &["k", "K", "\u{212a}"], &["c"]),
+            (r"^\pL$", &["é"], &["1"]),
+            ("^(?P<n>a)$", &["a"], &["b"]),
+            ("^(?<n>a)$", &["a"], &["b"]),
+            ("^(?U)a+$", &["aa"], &["b"]),
+            (r"a\z", &["ba"], &["a\n"]),
+            // Unanchored, and over the whole message.
+            ("b", &["abc", "a\nb"], &["ac"]),
+            ("", &["", "anything"], &[]),
+        ];
+        for (expression, matched, missed) in accepted {
+            let (filter, bad) = filter(&[expression], &[]);
+            assert_eq!(bad, [], "{expression}");
+            for text in matched {
+                assert!(filter.admits(text), "{expression} on {text:?}");
+            }
+            for text in missed {
+                assert!(!filter.admits(text), "{expression} on {text:?}");
+            }
+        }
+        for refused in ["[a--c]", "a{1001}", "a++", "a**", "(?x)a", "(?-u)a", "(?R)a", r"\u0041", r"\p{Alphabetic}"] {
+            let (_, bad) = filter(&[refused], &[]);
+            assert_eq!(bad.len(), 1, "{refused}");
+            // A list of such ones only lets nothing pass, and excludes nothing.
+            assert!(!filter(&[refused], &[]).0.admits(refused), "{refused}");
+            assert!(filter(&[], &[refused]).0.admits(refused), "{refused}");
+        }
+    }
 }

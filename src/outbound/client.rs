@@ -103,7 +103,9 @@ fn build(tls: &TlsConfig, proxy: Option<&Secret>) -> Result<reqwest::Client, Cli
         builder = builder.identity(identity);
     }
     if let Some(proxy) = proxy {
-        builder = builder.proxy(reqwest::Proxy::all(proxy.expose()).map_err(|_| ClientError::Proxy)?);
+        // As in Go, the proxy finds the hosts: their names may be known nowhere else.
+        let url = proxy.expose().replacen("socks5://", "socks5h://", 1);
+        builder = builder.proxy(reqwest::Proxy::all(url).map_err(|_| ClientError::Proxy)?);
     }
     builder.build().map_err(|_| ClientError::Library)
 }

@@ -173,6 +173,7 @@ impl Statuses for AzureDevOps {
 mod tests {
     use super::*;
 
+    /// spec/git-providers.md 1.8, its last rows, and what else Azure DevOps offers for cloning.
     #[test]
     fn addresses_as_people_write_them() {
         for (address, organisation, project, name) in [

@@ -269,6 +269,8 @@ fn has_next(headers: &HeaderMap) -> bool {
 mod tests {
     use super::*;
 
+    /// spec/git-providers.md 1.8. The peer reads some of these as another host or takes a part of them
+    /// for the owner; those rows lead to the repository that was meant.
     #[test]
     fn addresses_as_people_write_them() {
         for (address, origin, path) in [
@@ -306,7 +308,16 @@ mod tests {
 
     #[test]
     fn what_is_no_repository_is_refused_without_repeating_it() {
-        for address in ["", "  ", "file:///srv/git/s3cret", "ftp://host/s3cret", "https://", "://s3cret"] {
+        for address in [
+            "",
+            "  ",
+            "file:///srv/git/s3cret",
+            "ftp://host/s3cret",
+            "ftps://host/a/s3cret",
+            "rsync://host/a/s3cret",
+            "https://",
+            "://s3cret",
+        ] {
             let error = Repository::parse(address).expect_err(address);
             assert!(!error.message.contains("s3cret") && error.message.contains("spec.address"), "{}", error.message);
         }

@@ -109,10 +109,20 @@ impl Statuses for GitHub {
 mod tests {
     use super::*;
 
+    /// spec/git-providers.md 2.3, and the consequences in 1.8: however github.com is written, it is no
+    /// Enterprise server.
     #[test]
     fn where_the_api_is() {
         for (address, base) in [
             ("https://github.com/foo/bar", "https://api.github.com/"),
+            ("https://GitHub.com/foo/bar", "https://api.github.com/"),
+            ("https://github.com:443/foo/bar", "https://api.github.com/"),
+            ("https://www.github.com/foo/bar", "https://api.github.com/"),
+            ("ssh://git@github.com:22/foo/bar", "https://api.github.com/"),
+            ("ssh://git@ssh.github.com:443/foo/bar", "https://api.github.com/"),
+            ("git@github.com:foo/bar.git", "https://api.github.com/"),
+            ("git://github.com/foo/bar", "https://api.github.com/"),
+            ("github.com/foo/bar", "https://api.github.com/"),
             ("http://github.com/foo/bar", "https://api.github.com/"),
             ("https://acme.ghe.com/foo/bar", "https://api.acme.ghe.com/"),
             ("https://api.acme.ghe.com/foo/bar", "https://api.acme.ghe.com/"),

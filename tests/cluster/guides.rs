@@ -4,17 +4,41 @@
 //! The files in `tests/fixtures/guides/` name the namespace `flux-system`; whoever works there holds
 //! its lock, and begins with an empty one.
 
+use base64::Engine;
 use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard};
 
 use herald::vendors;
 
 use super::support::apiserver::ApiServer;
+use super::support::app::{DEADLINE, Herald};
 use super::support::flux::{kustomization_event, sha};
 use super::support::forge::Forge;
+use super::support::wait;
 use super::{Space, cluster, forge, in_repository, message, status_of, stderr};
 
 const NAMESPACE: &str = "flux-system";
+
+/// What a header says to these words.
+fn basic(words: &str) -> String {
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(words))
+}
+
+/// The key of a status at Bitbucket, where it has at most 40 characters.
+fn sha1(name: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, name.as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Waits until events of this Alert go to that Provider.
+async fn told_by(herald: &Herald, alert: &str, provider: &str) {
+    let key = herald::api::Key::new(NAMESPACE, alert);
+    wait::until(DEADLINE, "the Alert's new Provider", || async {
+        let alert = herald.app.stores.index.get(&key)?;
+        (&*alert.provider.name == provider).then_some(())
+    })
+    .await;
+}
 
 /// `flux-system` to oneself, empty.
 pub async fn flux_system() -> (Space<'static>, MutexGuard<'static, ()>) {
@@ -71,34 +95,74 @@ async fn commit_statuses_by_the_guide_of_v1beta1() {
     let warnings = space.follow("commit-status-v1beta1");
     assert!(warnings.contains("notification.toolkit.fluxcd.io/v1beta1 is deprecated"), "{warnings}");
     space.point("flux-system", &forge, "acme/fleet-infra").await;
-    let herald = space.herald().await;
+    space.point("gitlab", &forge, "acme/fleet-infra").await;
+    space.point("azuredevops", &forge, "acme/project/_git/fleet-infra").await;
+    // Bitbucket's API is at one host, whatever the address.
+    let bitbucket = format!("--bitbucket-api-base-url={}/2.0", forge.url());
+    let herald = space.herald_with(space.client.clone(), &[&bitbucket]).await;
 
-    space.in_order("Provider", "flux-system").await;
+    for provider in ["flux-system", "gitlab", "bitbucket", "azuredevops"] {
+        space.in_order("Provider", provider).await;
+    }
     space.in_order("Alert", "podinfo").await;
     let alerts = space.table(&["alerts"]);
     assert_eq!(alerts[0], ["NAME", "READY", "HEALTHY", "STATUS", "AGE"]);
     assert_eq!(alerts[1][..4], ["podinfo", "True", "Succeeded", "Initialized"]);
-    for provider in ["gitlab", "bitbucket", "azuredevops"] {
-        space.shows(provider, provider).await;
+
+    // The guide's Alert names GitHub; readers of the others name theirs.
+    let [token, app_password] = ["<token>", "<user>:<app-password>"];
+    for (number, (provider, repository, credential, [success, failure])) in (1..).zip([
+        ("flux-system", "acme/fleet-infra", ("authorization", format!("Bearer {token}")), ["success", "failure"]),
+        ("gitlab", "acme/fleet-infra", ("private-token", token.to_owned()), ["success", "failed"]),
+        ("bitbucket", "acme/fleet-infra", ("authorization", basic(app_password)), ["SUCCESSFUL", "FAILED"]),
+        (
+            "azuredevops",
+            "acme/project/fleet-infra",
+            ("authorization", basic(&format!(":{token}"))),
+            ["succeeded", "error"],
+        ),
+    ]) {
+        space.merge("Alert", "podinfo", json!({"spec": {"providerRef": {"name": provider}}})).await;
+        told_by(&herald, "podinfo", provider).await;
+        forge.reset_counts();
+        let commit = sha(number);
+        assert_eq!(herald.post(&kustomization_event("podinfo", &commit)).await, 202);
+        let status = status_of(&forge, &commit).await;
+        assert_eq!(status.repository, repository, "{provider}");
+        let description = Some("reconciliation succeeded");
+        assert_eq!((&*status.state, status.description.as_deref()), (success, description), "{provider}");
+        let name = space.context("podinfo", provider).await;
+        let shown = if provider == "bitbucket" { sha1(&name) } else { name };
+        assert_eq!(status.context, shown, "{provider}");
+        let request = forge.requests().pop().expect("it was asked");
+        assert_eq!(request.header(credential.0), credential.1, "{provider}");
+
+        // "The status is written only when it changes": not by another event of the same commit.
+        let again = kustomization_event("podinfo", &commit).message("Reconciliation finished in 3s, next run in 10m0s");
+        assert_eq!(herald.post(&again).await, 202);
+        herald.idle().await;
+        assert_eq!(forge.writes(), 1, "{provider}");
+        // "A failed health check becomes a failed status", and the newest truth stands.
+        for (event, state, description) in [
+            (kustomization_event("podinfo", &commit).failed("HealthCheckFailed"), failure, "health check failed"),
+            (kustomization_event("podinfo", &commit), success, "reconciliation succeeded"),
+        ] {
+            assert_eq!(herald.post(&event).await, 202);
+            herald.idle().await;
+            let newest = forge.latest(&commit, &status.context).expect("a status");
+            assert_eq!((&*newest.state, newest.description.as_deref()), (state, Some(description)), "{provider}");
+        }
+        assert_eq!(forge.statuses(&commit).len(), 3, "at this vendor and no other");
     }
-
-    assert_eq!(herald.post(&kustomization_event("podinfo", &sha(1))).await, 202);
-    let status = status_of(&forge, &sha(1)).await;
-    assert_eq!(status.repository, "acme/fleet-infra");
-    assert_eq!((&*status.state, status.description.as_deref()), ("success", Some("reconciliation succeeded")));
-    assert_eq!(status.context, space.context("podinfo", "flux-system").await);
-    let request = forge.requests().pop().expect("it was asked");
-    assert_eq!(request.header("authorization"), "Bearer <token>");
-
-    // "A failed health check becomes a failed status", and the newest truth stands.
-    assert_eq!(herald.post(&kustomization_event("podinfo", &sha(1)).failed("HealthCheckFailed")).await, 202);
+    // Only the Kustomization the Alert names, and only with a commit.
+    for event in [
+        kustomization_event("other", &sha(9)),
+        kustomization_event("podinfo", &sha(9)).metadata("kustomize.toolkit.fluxcd.io/revision", "6.5.0"),
+    ] {
+        assert_eq!(herald.post(&event).await, 202);
+    }
     herald.idle().await;
-    let newest = forge.latest(&sha(1), &status.context).expect("a status");
-    assert_eq!((&*newest.state, newest.description.as_deref()), ("failure", Some("health check failed")));
-    // Only the Kustomization the Alert names.
-    assert_eq!(herald.post(&kustomization_event("other", &sha(2))).await, 202);
-    herald.idle().await;
-    assert!(forge.statuses(&sha(2)).is_empty());
+    assert!(forge.statuses(&sha(9)).is_empty());
     herald.stop().await;
 }
 
@@ -173,13 +237,37 @@ async fn the_handbook_of_a_team() {
     space.kubectl(&["create", "secret", "generic", "github-token", "--from-literal=token=t0k"]);
     space.kubectl(&["create", "secret", "generic", "azdo-token", "--from-literal=token=t0k"]);
     space.point("github-provider", &forge, "acme/contoso2").await;
-    space.in_order("Provider", "github-provider").await;
-    space.in_order("Alert", "github-alert").await;
-    space.shows("azdo-provider", "azuredevops").await;
+    space.point("azdo-provider", &forge, "acme/project/_git/contoso2").await;
+    for (provider, alert) in [("github-provider", "github-alert"), ("azdo-provider", "azdo-alert")] {
+        space.in_order("Provider", provider).await;
+        space.in_order("Alert", alert).await;
+    }
 
+    // What the handbook reads back at both vendors: the Kustomization, and the source when it fails.
+    let source = kustomization_event("contoso2", &sha(1))
+        .kind("GitRepository", "source.toolkit.fluxcd.io/v1")
+        .metadata("source.toolkit.fluxcd.io/revision", &format!("main@sha1:{}", sha(1)))
+        .failed("GitOperationFailed");
     assert_eq!(herald.post(&kustomization_event("contoso2", &sha(1))).await, 202);
-    let status = status_of(&forge, &sha(1)).await;
-    assert_eq!(status.context, space.context("contoso2", "github-provider").await);
-    assert_eq!(status.description.as_deref(), Some("reconciliation succeeded"));
+    assert_eq!(herald.post(&source).await, 202);
+    herald.idle().await;
+    let mut expected = Vec::new();
+    for (provider, success, failure) in
+        [("github-provider", "success", "failure"), ("azdo-provider", "succeeded", "error")]
+    {
+        let context = space.context("contoso2", provider).await;
+        let of_source = context.replace("kustomization/", "gitrepository/");
+        expected.push((context, success, "reconciliation succeeded"));
+        expected.push((of_source, failure, "git operation failed"));
+    }
+    let statuses = forge.statuses(&sha(1));
+    let told = statuses.iter().map(|status| {
+        let description = status.description.as_deref().expect("it has a description");
+        (status.context.clone(), &*status.state, description)
+    });
+    let mut told: Vec<_> = told.collect();
+    told.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(told, expected);
     herald.stop().await;
 }

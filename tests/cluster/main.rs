@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `conditions` | what `kubectl get` says of Alerts and Providers, and when it is written |
 //! | `crds` | what the definitions take and refuse; Herald without them, on Flux's, on broken objects |
+//! | `deployment` | the program itself, as Flux's Deployment starts it |
 //! | `finalizers` | objects that Flux's controller left a finalizer on can be deleted |
 //! | `guides` | the manifests of public guides, applied as they are written |
 //! | `labels` | what `matchLabels` selects, and what is said while labels cannot be read |
@@ -20,6 +21,7 @@ mod support;
 
 mod conditions;
 mod crds;
+mod deployment;
 mod finalizers;
 mod guides;
 mod labels;
@@ -111,8 +113,13 @@ impl<'a> Space<'a> {
 
     /// The same under another identity or by another way.
     async fn herald_as(&self, client: kube::Client) -> Herald {
+        self.herald_with(client, &[]).await
+    }
+
+    /// The same with more flags.
+    async fn herald_with(&self, client: kube::Client, flags: &[&str]) -> Herald {
         let namespace = format!("--runtime-namespace={}", self.name);
-        Herald::cluster(client, &["--watch-all-namespaces=false", &namespace]).await
+        Herald::cluster(client, &[&["--watch-all-namespaces=false", &*namespace], flags].concat()).await
     }
 
     /// The objects of a kind.

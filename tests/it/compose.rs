@@ -10,6 +10,7 @@ const REVISION: &str = "kustomize.toolkit.fluxcd.io/revision";
 const ORIGIN: &str = "kustomize.toolkit.fluxcd.io/originRevision";
 const DIGEST: &str = "5394cb7f48332b2de7c17dd8b8384bbc84b7e7385394cb7f48332b2de7c17dd8";
 
+/// spec/pipeline.md 4.2; every form there is stands in `src/compose/revision.rs`.
 #[tokio::test]
 async fn the_commit_is_found_in_every_form_of_revision() {
     let scene = Scene::of("gitea").await;

@@ -8,7 +8,6 @@ use herald::api::Key;
 use herald::clock::{Clock, SystemClock};
 use herald::ops::metrics::Outcome;
 use herald::view::View;
-use rcgen::ExtendedKeyUsagePurpose;
 use reqwest::Method;
 use serde_json::json;
 
@@ -17,7 +16,6 @@ use crate::support::app::DEADLINE;
 use crate::support::flux::{Manifest, NAMESPACE, alert, kustomization_event, provider, secret, sha};
 use crate::support::forge::{Access, Fault};
 use crate::support::wait;
-use crate::tls::Authority;
 
 /// Waits until nothing is under way and one job waits for a later time; says how long it waits.
 async fn parked(scene: &Scene) -> Duration {
@@ -221,92 +219,6 @@ async fn a_redirect_within_the_host_is_followed_with_method_body_and_credential(
         scene.change("git", |folder| drop(folder.write(&secret("token", "token", "another")))).await;
         scene.end(2, 2 + 4 + 1).await;
     }
-}
-
-#[tokio::test]
-async fn a_private_authority_is_trusted_when_it_is_given() {
-    let (authority, other) = (Authority::new(), Authority::new());
-    let forge = forge().await;
-    let address = format!("{}/acme/fleet", authority.front(&forge, None).await);
-    let certs = |pem: &str| secret("certs", "ca.crt", pem);
-    let manifests = [
-        provider("github", "git", &address).secret("token").spec("certSecretRef", json!({"name": "certs"})),
-        // Beside the token, under its old name: a habit of the Git types.
-        provider("gitea", "beside", &address).secret("both"),
-        secret("both", "token", TOKEN).key("caFile", &authority.pem()),
-        // And with no word about it.
-        provider("gitea", "strict", &address).secret("token"),
-        token(),
-        certs(&other.pem()),
-        alert("git", "git"),
-        alert("beside", "beside").sources(json!([{"kind": "Kustomization", "name": "beside"}])),
-        alert("strict", "strict").sources(json!([{"kind": "Kustomization", "name": "strict"}])),
-    ];
-    let scene = Scene::with(forge, manifests, &[]).await;
-    scene.post(&kustomization_event("web", &sha(1))).await;
-    assert!(parked(&scene).await > Duration::from_secs(590), "a certificate is mended by people");
-    assert!(scene.forge.requests().is_empty());
-
-    scene.folder.write(&certs(&authority.pem()));
-    told_within(&scene, &sha(1), CHANGED).await;
-    scene.herald.idle().await;
-
-    scene.tell([kustomization_event("beside", &sha(2))]).await;
-    assert_eq!(scene.forge.statuses(&sha(2)).len(), 2, "of both Providers that listen");
-
-    scene.post(&kustomization_event("strict", &sha(3))).await;
-    told_within(&scene, &sha(3), DEADLINE).await;
-    parked(&scene).await;
-    let strict = provider("gitea", "strict", &address).secret("both");
-    scene.folder.write(&strict);
-    scene.end(5, 5).await;
-}
-
-#[tokio::test]
-async fn a_client_certificate_is_shown_to_who_asks() {
-    let (servers, clients) = (Authority::new(), Authority::new());
-    let forge = forge().await;
-    let address = format!("{}/hook", servers.front(&forge, Some(&clients)).await);
-    let (certificate, key) = clients.sign(ExtendedKeyUsagePurpose::ClientAuth);
-    let certs = secret("certs", "ca.crt", &servers.pem());
-    let complete = certs.clone().key("tls.crt", &certificate.pem()).key("tls.key", &key.serialize_pem());
-    let hook = provider("generic", "hook", &address).spec("certSecretRef", json!({"name": "certs"}));
-    let scene = Scene::with(forge, [hook, certs, alert("all", "hook")], &[]).await;
-    scene.post(&kustomization_event("web", &sha(1))).await;
-    wait::until(DEADLINE, "a try", || async { (scene.herald.app.outbox.next_due().is_some()).then_some(()) }).await;
-    assert!(scene.forge.requests().is_empty());
-
-    scene.folder.write(&complete);
-    scene.end(0, 1).await;
-}
-
-#[tokio::test]
-async fn of_three_proxies_the_closest_is_taken() {
-    let (of_spec, of_key, of_secret) = (forge().await, forge().await, forge().await);
-    // Only a proxy knows the way to this host.
-    let git = provider("github", "git", "http://git.invalid/acme/fleet").secret("token");
-    let manifests = [git.clone().spec("proxy", of_spec.url()), token(), alert("all", "git")];
-    let scene = Scene::with(of_spec, manifests, &[]).await;
-    scene.tell([kustomization_event("web", &sha(1))]).await;
-    let first = &scene.forge.requests()[0];
-    assert!(first.uri.starts_with("http://git.invalid/api/v3/repos/acme/fleet/"), "{}", first.uri);
-    assert_eq!(first.header("proxy-authorization"), "");
-
-    scene.change("git", |folder| drop(folder.write(&token().key("proxy", of_key.url())))).await;
-    scene.tell([kustomization_event("web", &sha(2))]).await;
-    assert_eq!((of_key.reads(), of_key.writes()), (1, 1));
-
-    scene
-        .folder
-        .write(&secret("proxy", "address", of_secret.url()).key("username", "flux").key("password", "p4ss-planted"));
-    let named = git.spec("proxy", scene.forge.url()).spec("proxySecretRef", json!({"name": "proxy"}));
-    scene.change("git", |folder| drop(folder.write(&named))).await;
-    scene.tell([kustomization_event("web", &sha(3))]).await;
-    assert_eq!((of_secret.reads(), of_secret.writes()), (1, 1));
-    // The base64 of flux:p4ss-planted.
-    assert_eq!(of_secret.requests()[1].header("proxy-authorization"), "Basic Zmx1eDpwNHNzLXBsYW50ZWQ=");
-    assert_eq!((of_key.reads(), of_key.writes()), (1, 1));
-    scene.end(1, 1).await;
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! Herald as a whole, in this process, against simulated Git hosts: no cluster, no other program.
+//! Herald as a whole, in this process, against simulated Git hosts: no cluster, no other program
+//! (`network` starts Herald itself once, for an environment of its own).
 //!
 //! Every test has hosts, ports and folders of its own, waits for conditions instead of guessed
 //! times, and ends with an empty outbox and the number of requests it expects.
@@ -6,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod proxy;
 mod scene;
 mod secrets;
 mod tls;
@@ -19,5 +21,7 @@ mod ingest;
 mod logs;
 mod manifests;
 mod matching;
+mod network;
 mod order;
 mod outbox;
+mod tables;

@@ -36,12 +36,19 @@ pub fn git(kind: &str, forge: &Forge) -> Manifest {
 
 /// The repository `fleet` as people write it for this type.
 pub fn address(kind: &str, forge: &Forge) -> String {
-    let url = forge.url();
     match kind {
         // Of this one only the path counts: the API is where the flag of every scene says.
         "bitbucket" => "https://bitbucket.org/acme/fleet".to_owned(),
+        kind => address_at(kind, forge.url()),
+    }
+}
+
+/// The same, at a host of which this is the beginning of all addresses.
+pub fn address_at(kind: &str, url: &str) -> String {
+    match kind {
         "bitbucketserver" => format!("{url}/scm/acme/fleet.git"),
         "azuredevops" => format!("{url}/org/project/_git/fleet"),
+        "generic" => format!("{url}/hook"),
         _ => format!("{url}/acme/fleet"),
     }
 }

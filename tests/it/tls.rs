@@ -11,6 +11,9 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use crate::support::forge::Forge;
 
+/// Whose hosts no name server knows.
+pub const DOMAIN: &str = "git.invalid";
+
 /// Someone who signs certificates.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -31,10 +34,10 @@ impl Authority {
         self.certificate.pem()
     }
 
-    /// A certificate and its key for a client or for 127.0.0.1.
+    /// A certificate and its key for a client, or for 127.0.0.1 and the hosts of [`DOMAIN`].
     pub fn sign(&self, purpose: ExtendedKeyUsagePurpose) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("a name");
+        let mut params = CertificateParams::new(["127.0.0.1".to_owned(), format!("*.{DOMAIN}")]).expect("a name");
         params.extended_key_usages = vec![purpose];
         (params.signed_by(&key, &self.issuer).expect("a certificate"), key)
     }

@@ -176,6 +176,12 @@ impl Manifest {
         self
     }
 
+    /// Of this generation.
+    pub fn generation(mut self, generation: u64) -> Self {
+        self.0["metadata"]["generation"] = generation.into();
+        self
+    }
+
     /// With an annotation.
     pub fn annotation(mut self, name: &str, value: &str) -> Self {
         self.0["metadata"]["annotations"][name] = value.into();
