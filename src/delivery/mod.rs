@@ -7,6 +7,7 @@
 mod halts;
 mod listings;
 mod places;
+mod report;
 pub mod resolve;
 mod verdict;
 
@@ -21,6 +22,7 @@ use tokio::sync::Notify;
 use self::halts::Halts;
 use self::listings::Listings;
 use self::places::Places;
+use self::report::Why;
 use self::resolve::Resolver;
 pub use self::verdict::{Verdict, verdict};
 use crate::clock::Clock;
@@ -68,10 +70,10 @@ enum Try {
     Delivered,
     Unchanged,
     Superseded,
-    /// Try again after the pause; the text says why.
-    Again(Duration, String),
-    /// Given up; the text says why.
-    GivenUp(Outcome, String),
+    /// Try again after the pause.
+    Again(Duration, Why),
+    /// Given up.
+    GivenUp(Outcome, Why),
 }
 
 impl Delivery {
@@ -159,7 +161,7 @@ impl Delivery {
         let inner = &self.0;
         let before = inner.provider_version(&job);
         let ended = AssertUnwindSafe(inner.attempt(&job)).catch_unwind().await.unwrap_or_else(|_| {
-            let why = "a bug in Herald: the delivery panicked; please report it".to_owned();
+            let why = Why::new("DeliveryFailed", "a bug in Herald: the delivery panicked; please report it");
             if job.attempts + 1 < PANIC_TRIES {
                 Try::Again(verdict::backoff(job.attempts), why)
             } else {
@@ -186,17 +188,17 @@ impl Inner {
     async fn attempt(&self, job: &Job) -> Try {
         let provider = job.new.subject.provider();
         let Some(view) = self.view.provider_by_uid(provider) else {
-            return Try::GivenUp(Outcome::Refused, "its Provider was deleted".to_owned());
+            return Try::GivenUp(Outcome::Refused, Why::new("ProviderNotFound", "its Provider was deleted"));
         };
         if view.provider.spec.suspend {
-            return Try::Again(verdict::parked(job.attempts), "the Provider is suspended".to_owned());
+            return Try::Again(verdict::parked(job.attempts), Why::new("Suspended", "the Provider is suspended"));
         }
         let service = match self.resolver.resolve(&view) {
             Ok(service) => service,
-            Err(error) => return self.again(job, verdict::parked(job.attempts), error.message),
+            Err(error) => return self.again(job, verdict::parked(job.attempts), Why::resolving(error)),
         };
         if let Some((left, error)) = self.halts.of(provider, view.version, self.clock.now()) {
-            return self.again(job, left, error.to_string());
+            return self.again(job, left, Why::sent(&error));
         }
         let sent = match (&*service, &job.new.notice) {
             (Service::Statuses(vendor), Notice::CommitStatus(status)) => {
@@ -204,7 +206,7 @@ impl Inner {
             }
             (Service::Events(vendor), Notice::Event(event)) => vendor.send(event).await.map(|()| Try::Delivered),
             _ => {
-                let why = "the Provider's type was changed to one that does not take this".to_owned();
+                let why = Why::new("UnsupportedType", "the Provider's type was changed to one that does not take this");
                 return Try::GivenUp(Outcome::Refused, why);
             }
         };
@@ -263,10 +265,7 @@ impl Inner {
     }
 
     fn judge(&self, job: &Job, version: u64, error: SendError) -> Try {
-        let mut why = error.to_string();
-        if !error.body().is_empty() {
-            why = format!("{why}: {}", error.body());
-        }
+        let why = Why::sent(&error);
         let pause = match verdict(&error) {
             Verdict::Later => verdict::backoff(job.attempts),
             Verdict::Wait(pause) => pause.max(verdict::backoff(job.attempts)),
@@ -279,20 +278,20 @@ impl Inner {
         self.again(job, pause, why)
     }
 
-    fn again(&self, job: &Job, pause: Duration, why: String) -> Try {
+    fn again(&self, job: &Job, pause: Duration, why: Why) -> Try {
         let deadline = match job.new.notice {
             Notice::CommitStatus(_) => STATUS_DEADLINE,
             Notice::Event(_) => MESSAGE_DEADLINE,
         };
         let age = self.clock.now().saturating_duration_since(job.new.stamp.arrived);
         if age + pause > deadline {
-            Try::GivenUp(Outcome::Failed, format!("{why}; given up after {} tries", job.attempts + 1))
+            Try::GivenUp(Outcome::Failed, why.after(job.attempts + 1))
         } else {
             Try::Again(pause, why)
         }
     }
 
-    /// Settles, counts and logs.
+    /// Settles, and says so.
     fn conclude(&self, job: &Job, ended: Try) {
         let now = self.clock.now();
         let (outcome, why) = match ended {
@@ -306,59 +305,12 @@ impl Inner {
                     return;
                 }
                 Settled::AsAsked => {
-                    // The first failure of a job is worth a line; the rest are its echo.
-                    if job.attempts == 0 {
-                        let Job { new, .. } = job;
-                        tracing::warn!(
-                            logger = "delivery",
-                            controllerKind = "Alert",
-                            name = %new.alert.name,
-                            namespace = %new.alert.namespace,
-                            provider = %new.provider,
-                            object = %new.object,
-                            retryInSeconds = pause.as_secs(),
-                            error = %why,
-                            "notification not delivered yet, will try again"
-                        );
-                    }
+                    self.put_off(job, pause, &why);
                     return;
                 }
             },
         };
         self.outbox.settle(job, now, Settlement::Done);
-        self.report(job, outcome, why.as_deref());
-    }
-
-    fn report(&self, job: &Job, outcome: Outcome, why: Option<&str>) {
-        self.metrics.notification(outcome);
-        let new = &job.new;
-        let (state, commit) = match &new.notice {
-            Notice::CommitStatus(status) => (status.state.to_string(), &*status.commit),
-            Notice::Event(_) => (String::new(), ""),
-        };
-        let seconds = self.clock.now().saturating_duration_since(new.stamp.arrived).as_secs_f64();
-        macro_rules! line {
-            ($level:ident, $message:literal $(, $field:ident = $value:expr)*) => {
-                tracing::$level!(
-                    logger = "delivery",
-                    controllerKind = "Alert",
-                    name = %new.alert.name,
-                    namespace = %new.alert.namespace,
-                    provider = %new.provider,
-                    object = %new.object,
-                    outcome = outcome.label(),
-                    state,
-                    commit,
-                    seconds,
-                    $($field = $value,)*
-                    $message
-                )
-            };
-        }
-        match (outcome, why) {
-            (Outcome::Delivered, _) => line!(info, "notification delivered"),
-            (_, Some(why)) => line!(error, "notification given up", error = why),
-            _ => line!(debug, "nothing to send"),
-        }
+        self.report(job, outcome, why.as_ref());
     }
 }
