@@ -14,7 +14,7 @@ use crate::cli::{Cli, listen_address};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::lease::{Claim, Election, Timing};
 use crate::cluster::manifests::Manifests;
-use crate::cluster::{self, Stores, discovery};
+use crate::cluster::{self, Connection, Stores, discovery, lease};
 use crate::delivery::Delivery;
 use crate::delivery::resolve::Resolver;
 use crate::ingest::Door;
@@ -28,7 +28,7 @@ use crate::view::View;
 /// Where Providers, Alerts and Secrets come from.
 pub enum Source {
     /// A cluster.
-    Cluster(kube::Client),
+    Cluster(Connection),
     /// A directory of YAML.
     Manifests(PathBuf),
 }
@@ -39,6 +39,8 @@ pub struct App {
     pub events: SocketAddr,
     /// Where the probes are.
     pub health: SocketAddr,
+    /// Where the metrics are.
+    pub metrics_at: SocketAddr,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What is known of the cluster.
@@ -75,7 +77,7 @@ impl App {
         let metrics_listener = bind("--metrics-addr", &cli.metrics_addr).await?;
 
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(Metrics::new(cli.export_http_path_metrics));
         let stores = Arc::new(Stores::default());
         let view: Arc<dyn View> = stores.clone();
         let resolver = Arc::new(Resolver::new(clock.clone(), cli.bitbucket_api_base_url.clone()));
@@ -83,6 +85,17 @@ impl App {
             Limits { jobs: cli.outbox_max_jobs, repeat_interval: cli.rate_limit_interval, ..Limits::default() };
         let memory = Arc::new(MemoryOutbox::new(limits));
         let outbox: Arc<dyn Outbox> = memory.clone();
+        let held = outbox.clone();
+        metrics.at_scrape(
+            "herald_outbox_jobs",
+            "Notifications accepted and not settled, by state",
+            "state",
+            move || {
+                let counts = held.counts();
+                let waiting = counts.held.saturating_sub(counts.claimed);
+                [("under_way", counts.claimed as u64), ("waiting", waiting as u64)]
+            },
+        );
         let delivery = Delivery::new(outbox.clone(), view.clone(), resolver.clone(), clock.clone(), metrics.clone());
         let pipeline = Arc::new(Pipeline {
             index: stores.index.clone(),
@@ -98,6 +111,7 @@ impl App {
         let mut tasks = JoinSet::new();
         let app_events = events.local_addr()?;
         let app_health = health_listener.local_addr()?;
+        let metrics_at = metrics_listener.local_addr()?;
         tasks.spawn(serve(health_listener, health::probes(view.clone())));
         tasks.spawn(serve(metrics_listener, health::metrics(metrics.clone())));
         tasks.spawn(delivery.clone().run());
@@ -114,12 +128,20 @@ impl App {
                     .with_context(|| format!("--manifests: cannot read and follow the directory {}", dir.display()))?;
                 tasks.spawn(manifests.follow());
                 let writer = Arc::new(LogWriter::default());
-                tasks.spawn(Reconciler::new(stores.clone(), resolver, clock, writer).run());
+                tasks.spawn(Reconciler::new(stores.clone(), resolver, clock, writer, metrics.clone()).run());
             }
-            Source::Cluster(client) => {
+            Source::Cluster(connection) => {
+                let client = connection.counted(metrics.clone());
                 let mut claim = Claim::always();
                 if cli.enable_leader_election {
                     claim = Claim::sought();
+                    let held = claim.clone();
+                    metrics.at_scrape(
+                        "leader_election_master_status",
+                        "Whether this replica holds the Lease of that name: 1 if it does, else 0",
+                        "name",
+                        move || [(lease::NAME, u64::from(held.leads()))],
+                    );
                     let candidate = candidate(cli, client.clone(), clock.clone(), claim.clone());
                     let stores = stores.clone();
                     let release = cli.leader_election_release_on_cancel;
@@ -133,7 +155,7 @@ impl App {
                         cluster::start(&mut tasks, &client, &api, namespace.as_deref(), &stores, &metrics);
                         let writer = Arc::new(ClusterWriter::new(client.clone(), api.clone(), claim.clone()));
                         let (stores, resolver, clock) = (stores.clone(), resolver.clone(), clock.clone());
-                        tasks.spawn(Reconciler::new(stores, resolver, clock, writer).run());
+                        tasks.spawn(Reconciler::new(stores, resolver, clock, writer, metrics.clone()).run());
                         tokio::select! {
                             // None of them ever ends.
                             _ = tasks.join_next() => return,
@@ -147,6 +169,7 @@ impl App {
         Ok(Self {
             events: app_events,
             health: app_health,
+            metrics_at,
             metrics,
             stores,
             outbox,

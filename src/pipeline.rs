@@ -15,8 +15,8 @@ use crate::matching::gate::{self, Marks, Skip};
 use crate::matching::{CompiledAlert, SharedIndex, match_event};
 use crate::ops::metrics::{Metrics, Outcome};
 use crate::outbox::{Fate, NewJob, Outbox, PutError, RepeatKey, Stamp, Subject};
-use crate::vendors;
-use crate::view::View;
+use crate::vendors::{self, Row};
+use crate::view::{ProviderView, View};
 
 /// Everything between the doors and the outbox.
 pub struct Pipeline {
@@ -68,10 +68,18 @@ impl Pipeline {
             arrived: self.clock.now(),
         };
         let mut jobs = Vec::with_capacity(matched.len());
+        // The type of each job's Provider, for the metrics.
+        let mut kinds = Vec::with_capacity(matched.len());
         for alert in &matched {
-            match self.job(event, marks, alert, &stamp) {
-                Ok(job) => jobs.push(job),
-                Err(skip) => self.skipped(event, alert, skip),
+            let view = self.view.provider(&alert.provider);
+            let row = view.as_ref().and_then(|view| vendors::row(&view.provider.spec.kind));
+            let kind = row.map_or("", |row| row.name);
+            match self.job(event, marks, alert, view.as_deref(), row, &stamp) {
+                Ok(job) => {
+                    jobs.push(job);
+                    kinds.push(kind);
+                }
+                Err(skip) => self.skipped(event, alert, kind, skip),
             }
         }
         if jobs.is_empty() {
@@ -81,14 +89,25 @@ impl Pipeline {
         match self.outbox.put(jobs).await {
             Ok(receipt) => {
                 self.delivery.wake();
-                let count = |fate| receipt.fates.iter().filter(|&&other| other == fate).count();
-                for _ in 0..count(Fate::Superseded) + receipt.replaced {
-                    self.metrics.notification(Outcome::Superseded);
+                let mut repeats = 0;
+                for (fate, kind) in receipt.fates.iter().zip(&kinds) {
+                    match fate {
+                        Fate::Stored => {}
+                        Fate::Superseded => self.metrics.notification(Outcome::Superseded, kind),
+                        Fate::Repeat => {
+                            repeats += 1;
+                            self.metrics.notification(Outcome::Unchanged, kind);
+                        }
+                    }
                 }
-                for _ in 0..count(Fate::Repeat) {
-                    self.metrics.notification(Outcome::Unchanged);
+                if receipt.replaced > 0 {
+                    // Which of them replaced is not told: they are nearly always of one type.
+                    let kind = if kinds.windows(2).all(|two| two[0] == two[1]) { kinds[0] } else { "" };
+                    for _ in 0..receipt.replaced {
+                        self.metrics.notification(Outcome::Superseded, kind);
+                    }
                 }
-                let repeat = everything && count(Fate::Repeat) == receipt.fates.len();
+                let repeat = everything && repeats == receipt.fates.len();
                 if repeat { Answer::Repeat } else { Answer::Accepted }
             }
             Err(PutError::Full) => Answer::Unavailable("as many notifications wait as may"),
@@ -97,17 +116,25 @@ impl Pipeline {
     }
 
     /// What one Alert makes of the event: gates in their order, then the notice.
-    fn job(&self, event: &Event, marks: Marks, alert: &Arc<CompiledAlert>, stamp: &Stamp) -> Result<NewJob, Skip> {
+    fn job(
+        &self,
+        event: &Event,
+        marks: Marks,
+        alert: &CompiledAlert,
+        view: Option<&ProviderView>,
+        row: Option<&Row>,
+        stamp: &Stamp,
+    ) -> Result<NewJob, Skip> {
         let object = &event.involved_object;
         gate::cross_namespace(self.no_cross_namespace, &object.namespace, &alert.key)?;
-        let view = self.view.provider(&alert.provider).ok_or(Skip::NoProvider)?;
+        let view = view.ok_or(Skip::NoProvider)?;
         let provider = &view.provider;
         if provider.spec.suspend {
             return Err(Skip::ProviderSuspended);
         }
-        let row = vendors::row(&provider.spec.kind).ok_or(Skip::UnsupportedType)?;
+        let row = row.ok_or(Skip::UnsupportedType)?;
         gate::carried(row.carries, marks)?;
-        let notice = compose::compose(event, alert, &view, row.carries, row.wording)?;
+        let notice = compose::compose(event, alert, view, row.carries, row.wording)?;
 
         let uid = provider.meta.uid.clone();
         let (subject, repeat) = match &notice {
@@ -133,8 +160,8 @@ impl Pipeline {
         })
     }
 
-    fn skipped(&self, event: &Event, alert: &CompiledAlert, skip: Skip) {
-        self.metrics.notification(if skip.is_fault() { Outcome::Refused } else { Outcome::Filtered });
+    fn skipped(&self, event: &Event, alert: &CompiledAlert, kind: &'static str, skip: Skip) {
+        self.metrics.notification(if skip.is_fault() { Outcome::Refused } else { Outcome::Filtered }, kind);
         let Key { namespace, name } = &alert.key;
         let object = &event.involved_object;
         match skip {

@@ -10,6 +10,7 @@ use crate::compose::Notice;
 use crate::ops::metrics::Outcome;
 use crate::outbound::SendError;
 use crate::outbox::Job;
+use crate::vendors;
 
 /// Why a job is not delivered, or not yet. `Display` is for the log: it has everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,13 +81,18 @@ impl fmt::Display for Why {
 impl Inner {
     /// The job is over; `why` when it failed.
     pub(super) fn report(&self, job: &Job, outcome: Outcome, why: Option<&Why>) {
-        self.metrics.notification(outcome);
         let new = &job.new;
+        let kind = self.kind(job);
+        let took = self.clock.now().saturating_duration_since(new.stamp.arrived);
+        self.metrics.notification(outcome, kind);
+        if outcome == Outcome::Delivered {
+            self.metrics.delivery(kind, took);
+        }
         let (state, commit) = match &new.notice {
             Notice::CommitStatus(status) => (status.state.to_string(), &*status.commit),
             Notice::Event(_) => (String::new(), ""),
         };
-        let seconds = self.clock.now().saturating_duration_since(new.stamp.arrived).as_secs_f64();
+        let seconds = took.as_secs_f64();
         macro_rules! line {
             ($level:ident, $message:literal $(, $field:ident = $value:expr)*) => {
                 tracing::$level!(
@@ -130,5 +136,11 @@ impl Inner {
             error = %why,
             "notification not delivered yet, will try again"
         );
+    }
+
+    /// The type of the job's Provider; empty when that is gone.
+    fn kind(&self, job: &Job) -> &'static str {
+        let view = self.view.provider_by_uid(job.new.subject.provider());
+        view.and_then(|view| vendors::row(&view.provider.spec.kind)).map_or("", |row| row.name)
     }
 }

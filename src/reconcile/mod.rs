@@ -18,6 +18,7 @@ use crate::api::conditions::{Condition, Desired};
 use crate::clock::Clock;
 use crate::cluster::{ObjectKind, ObjectRef, Observed, Stores};
 use crate::delivery::resolve::{Resolved, Resolver, SECRET_NOT_READ};
+use crate::ops::metrics::{Metrics, Reconciled};
 use crate::view::View;
 
 /// Writes under way at once; see the reads of `cluster::secrets`, whose connections they share.
@@ -41,6 +42,7 @@ pub struct Reconciler {
     resolver: Arc<Resolver>,
     clock: Arc<dyn Clock>,
     writer: Arc<dyn StatusWriter>,
+    metrics: Arc<Metrics>,
     written: HashMap<ObjectRef, VecDeque<Instant>>,
     waiting: HashMap<ObjectRef, Instant>,
 }
@@ -61,8 +63,9 @@ impl Reconciler {
         resolver: Arc<Resolver>,
         clock: Arc<dyn Clock>,
         writer: Arc<dyn StatusWriter>,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        Self { stores, resolver, clock, writer, written: HashMap::new(), waiting: HashMap::new() }
+        Self { stores, resolver, clock, writer, metrics, written: HashMap::new(), waiting: HashMap::new() }
     }
 
     /// Runs for ever.
@@ -91,20 +94,26 @@ impl Reconciler {
             }
             let results: Vec<_> = futures::stream::iter(writes)
                 .map(|(object, observed, conditions)| {
-                    let writer = self.writer.clone();
+                    let (writer, clock) = (self.writer.clone(), self.clock.clone());
                     async move {
+                        let began = clock.now();
                         let written = writer.write(&object, &observed, &conditions).await;
-                        (object, written)
+                        (object, written, clock.now().saturating_duration_since(began))
                     }
                 })
                 .buffer_unordered(WRITES_AT_ONCE)
                 .collect()
                 .await;
-            for (object, result) in results {
+            for (object, result, took) in results {
+                let controller = controller(object.kind);
                 match result {
-                    Ok(()) => self.written.entry(object).or_default().push_back(self.clock.now()),
-                    Err(WriteError::Gone) => {}
+                    Ok(()) => {
+                        self.metrics.reconcile(controller, Reconciled::Success, took);
+                        self.written.entry(object).or_default().push_back(self.clock.now());
+                    }
+                    Err(WriteError::Gone) => self.metrics.reconcile(controller, Reconciled::Success, took),
                     Err(WriteError::Retry) => {
+                        self.metrics.reconcile(controller, Reconciled::Error, took);
                         self.waiting.insert(object, self.clock.now() + RETRY);
                     }
                 }
@@ -118,6 +127,7 @@ impl Reconciler {
         now: Instant,
         writes: &mut Vec<(ObjectRef, Observed, Option<Vec<Condition>>)>,
     ) {
+        let began = self.clock.now();
         let Some(observed) = self.stores.observed(&object) else {
             self.written.remove(&object);
             return;
@@ -132,15 +142,19 @@ impl Reconciler {
         while written.front().is_some_and(|at| now.saturating_duration_since(*at) >= WINDOW) {
             written.pop_front();
         }
+        // Counted once each: what is written, when that ended.
+        let controller = controller(object.kind);
+        let took = || self.clock.now().saturating_duration_since(began);
         match step(&desired, &observed, written, now) {
             Step::Write => {
                 let conditions = conditions(&desired, &observed, self.clock.wall());
                 writes.push((object, observed, Some(conditions)));
             }
             Step::Wait(until) => {
+                self.metrics.reconcile(controller, Reconciled::RequeueAfter, took());
                 self.waiting.insert(object, until);
             }
-            Step::Nothing => {}
+            Step::Nothing => self.metrics.reconcile(controller, Reconciled::Success, took()),
         }
         if written.is_empty() {
             // Nothing to remember: what is not written lately may be written at once.
@@ -171,6 +185,14 @@ impl Reconciler {
                 resolved.as_ref().is_none_or(known).then(|| alert::conditions(&alert, resolved.as_ref()))
             }
         }
+    }
+}
+
+/// What the metrics call it.
+fn controller(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Alert => "alert",
+        ObjectKind::Provider => "provider",
     }
 }
 

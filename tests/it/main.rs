@@ -19,5 +19,6 @@ mod ingest;
 mod logs;
 mod manifests;
 mod matching;
+mod metrics;
 mod order;
 mod outbox;
