@@ -163,6 +163,7 @@ impl Pipeline {
     fn skipped(&self, event: &Event, alert: &CompiledAlert, kind: &'static str, skip: Skip) {
         self.metrics.notification(if skip.is_fault() { Outcome::Refused } else { Outcome::Filtered }, kind);
         let Key { namespace, name } = &alert.key;
+        let provider = &alert.provider;
         let object = &event.involved_object;
         match skip {
             // What only this event shows to be wrong stands in no condition.
@@ -171,6 +172,7 @@ impl Pipeline {
                 controllerKind = "Alert",
                 %name,
                 %namespace,
+                %provider,
                 %object,
                 %error,
                 "no commit status for the event"
@@ -180,6 +182,7 @@ impl Pipeline {
                 controllerKind = "Alert",
                 %name,
                 %namespace,
+                %provider,
                 %object,
                 reason = skip.label(),
                 "event not sent"

@@ -9,6 +9,7 @@ mod listings;
 mod places;
 mod report;
 pub mod resolve;
+pub mod troubles;
 mod verdict;
 
 use std::panic::AssertUnwindSafe;
@@ -22,8 +23,9 @@ use tokio::sync::Notify;
 use self::halts::Halts;
 use self::listings::Listings;
 use self::places::Places;
-use self::report::Why;
+use self::report::{Telling, Why};
 use self::resolve::Resolver;
+use self::troubles::Troubles;
 pub use self::verdict::{Verdict, verdict};
 use crate::clock::Clock;
 use crate::compose::{CommitStatus, Notice};
@@ -58,6 +60,7 @@ struct Inner {
     listings: Listings,
     halts: Halts,
     places: Places,
+    telling: Telling,
     wake: Notify,
     under_way: AtomicUsize,
     idle: Notify,
@@ -94,6 +97,7 @@ impl Delivery {
             listings: Listings::new(),
             halts: Halts::default(),
             places: Places::default(),
+            telling: Telling::default(),
             wake: Notify::new(),
             under_way: AtomicUsize::new(0),
             idle: Notify::new(),
@@ -104,6 +108,11 @@ impl Delivery {
     /// There may be new work.
     pub fn wake(&self) {
         self.0.wake.notify_one();
+    }
+
+    /// What goes wrong now.
+    pub fn troubles(&self) -> &Arc<Troubles> {
+        &self.0.telling.troubles
     }
 
     /// A Provider or a Secret of it changed: what waits for it is tried now.
@@ -191,7 +200,7 @@ impl Inner {
             return Try::GivenUp(Outcome::Refused, Why::new("ProviderNotFound", "its Provider was deleted"));
         };
         if view.provider.spec.suspend {
-            return Try::Again(verdict::parked(job.attempts), Why::new("Suspended", "the Provider is suspended"));
+            return Try::Again(verdict::parked(job.attempts), Why::suspended());
         }
         let service = match self.resolver.resolve(&view) {
             Ok(service) => service,

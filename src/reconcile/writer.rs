@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::api::conditions::Condition;
 use crate::cluster::discovery;
 use crate::cluster::lease::Claim;
-use crate::cluster::{ObjectRef, Observed};
+use crate::cluster::{ObjectKind, ObjectRef, Observed};
 
 /// The field manager of server-side apply.
 const MANAGER: &str = "herald";
@@ -115,8 +115,11 @@ impl ClusterWriter {
                 tracing::info!(
                     logger = "reconcile",
                     controllerKind = %object.kind,
+                    "reconciler kind" = cli_kind(object.kind),
                     name = %object.key.name,
                     namespace = %object.key.namespace,
+                    Alert = form(object, ObjectKind::Alert),
+                    Provider = form(object, ObjectKind::Provider),
                     "took an old finalizer off the object, which is being deleted"
                 );
                 Ok(())
@@ -131,8 +134,11 @@ impl ClusterWriter {
         tracing::warn!(
             logger = "reconcile",
             controllerKind = %object.kind,
+            "reconciler kind" = cli_kind(object.kind),
             name = %object.key.name,
             namespace = %object.key.namespace,
+            Alert = form(object, ObjectKind::Alert),
+            Provider = form(object, ObjectKind::Provider),
             error,
             "cannot write the object's conditions, will try again"
         );
@@ -164,6 +170,20 @@ impl StatusWriter for ClusterWriter {
     }
 }
 
+/// The object as `{name, namespace}` if it is of this kind, as the peer's lines have it.
+fn form(object: &ObjectRef, kind: ObjectKind) -> String {
+    let of_kind = || json!({"name": &*object.key.name, "namespace": &*object.key.namespace}).to_string();
+    if object.kind == kind { of_kind() } else { String::new() }
+}
+
+/// What the `flux` program calls the kind, where that is another word.
+fn cli_kind(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Alert => "",
+        ObjectKind::Provider => "AlertProvider",
+    }
+}
+
 /// Into the log, where there is no cluster to keep them.
 #[derive(Default)]
 pub struct LogWriter {
@@ -192,8 +212,11 @@ impl StatusWriter for LogWriter {
                     tracing::$level!(
                         logger = "reconcile",
                         controllerKind = %object.kind,
+                        "reconciler kind" = cli_kind(object.kind),
                         name = %object.key.name,
                         namespace = %object.key.namespace,
+                        Alert = form(object, ObjectKind::Alert),
+                        Provider = form(object, ObjectKind::Provider),
                         condition = %is.kind,
                         status = %is.status,
                         reason = %is.reason,
