@@ -14,15 +14,16 @@ use crate::cli::{Cli, listen_address};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::lease::{Claim, Election, Timing};
 use crate::cluster::manifests::Manifests;
-use crate::cluster::{self, Connection, Stores, discovery, lease};
+use crate::cluster::{self, Connection, ObjectKind, ObjectRef, Stores, discovery, lease};
 use crate::delivery::Delivery;
 use crate::delivery::resolve::Resolver;
+use crate::delivery::troubles::{About, Troubles};
 use crate::ingest::Door;
 use crate::ops::health;
 use crate::ops::metrics::Metrics;
 use crate::outbox::{Limits, MemoryOutbox, Outbox};
 use crate::pipeline::Pipeline;
-use crate::reconcile::{ClusterWriter, LogWriter, Reconciler};
+use crate::reconcile::{ClusterWriter, Events, LogWriter, Reconciler};
 use crate::view::View;
 
 /// Where Providers, Alerts and Secrets come from.
@@ -116,6 +117,7 @@ impl App {
         tasks.spawn(serve(metrics_listener, health::metrics(metrics.clone())));
         tasks.spawn(delivery.clone().run());
         tasks.spawn(tell_delivery(stores.clone(), resolver.clone(), delivery.clone()));
+        tasks.spawn(tell_reconcile(delivery.troubles().clone(), stores.clone()));
         let door = Door::new(pipeline, metrics.clone());
         let mut door_stopped = stopped.clone();
         let door = tokio::spawn(door.serve(events, async move {
@@ -128,7 +130,10 @@ impl App {
                     .with_context(|| format!("--manifests: cannot read and follow the directory {}", dir.display()))?;
                 tasks.spawn(manifests.follow());
                 let writer = Arc::new(LogWriter::default());
-                tasks.spawn(Reconciler::new(stores.clone(), resolver, clock, writer, metrics.clone()).run());
+                let troubles = delivery.troubles().clone();
+                let reconciler =
+                    Reconciler::new(stores.clone(), resolver, clock, writer, metrics.clone(), troubles, None);
+                tasks.spawn(reconciler.run());
             }
             Source::Cluster(connection) => {
                 let client = connection.counted(metrics.clone());
@@ -148,14 +153,21 @@ impl App {
                     election = Some(tokio::spawn(candidate.run(move || stores.reconsider(), stopped, release)));
                 }
                 let (stores, metrics) = (stores.clone(), metrics.clone());
+                let troubles = delivery.troubles().clone();
                 tasks.spawn(async move {
                     loop {
                         let api = discovery::discover(&client).await;
                         let mut tasks = JoinSet::new();
                         cluster::start(&mut tasks, &client, &api, namespace.as_deref(), &stores, &metrics);
-                        let writer = Arc::new(ClusterWriter::new(client.clone(), api.clone(), claim.clone()));
+                        let (events, events_writer) =
+                            Events::new(client.clone(), api.clone(), claim.clone(), clock.clone());
+                        tasks.spawn(events_writer.run());
+                        let writer = ClusterWriter::new(client.clone(), api.clone(), claim.clone(), events.clone());
                         let (stores, resolver, clock) = (stores.clone(), resolver.clone(), clock.clone());
-                        tasks.spawn(Reconciler::new(stores, resolver, clock, writer, metrics.clone()).run());
+                        let (metrics, troubles) = (metrics.clone(), troubles.clone());
+                        let reconciler =
+                            Reconciler::new(stores, resolver, clock, Arc::new(writer), metrics, troubles, Some(events));
+                        tasks.spawn(reconciler.run());
                         tokio::select! {
                             // None of them ever ends.
                             _ = tasks.join_next() => return,
@@ -258,6 +270,19 @@ async fn bind(flag: &str, address: &str) -> anyhow::Result<TcpListener> {
 async fn serve(listener: TcpListener, router: axum::Router) {
     // Ends only with the process.
     let _ = axum::serve(listener, router).await;
+}
+
+/// Has the conditions looked at of what deliveries fail for, or work for again.
+async fn tell_reconcile(troubles: Arc<Troubles>, stores: Arc<Stores>) {
+    loop {
+        for about in troubles.changes().await {
+            let (kind, key) = match about {
+                About::Alert(key) => (ObjectKind::Alert, key),
+                About::Provider(key) => (ObjectKind::Provider, key),
+            };
+            stores.for_reconcile.add(ObjectRef { kind, key });
+        }
+    }
 }
 
 /// Wakes what waits for a Provider when it or a Secret of it changes, or when it is gone.

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use crate::api::{Event, Key};
 use crate::clock::Clock;
-use crate::compose::{self, Notice, Slot};
+use crate::compose::{self, METADATA_CONFLICTS, Notice, Slot};
 use crate::delivery::Delivery;
+use crate::delivery::troubles::About;
 use crate::matching::gate::{self, Marks, Skip};
 use crate::matching::{CompiledAlert, SharedIndex, match_event};
 use crate::ops::metrics::{Metrics, Outcome};
@@ -74,12 +75,16 @@ impl Pipeline {
             let view = self.view.provider(&alert.provider);
             let row = view.as_ref().and_then(|view| vendors::row(&view.provider.spec.kind));
             let kind = row.map_or("", |row| row.name);
+            self.tell_of_conflicts(event, alert);
             match self.job(event, marks, alert, view.as_deref(), row, &stamp) {
                 Ok(job) => {
                     jobs.push(job);
                     kinds.push(kind);
                 }
-                Err(skip) => self.skipped(event, alert, kind, skip),
+                Err(skip) => {
+                    self.stands(alert, view.as_deref(), &skip);
+                    self.skipped(event, alert, kind, skip);
+                }
             }
         }
         if jobs.is_empty() {
@@ -158,6 +163,45 @@ impl Pipeline {
             object: object.to_string().into(),
             repeat,
         })
+    }
+
+    /// What keeps an Alert from being told of anything is a trouble of it, as a failed delivery is.
+    fn stands(&self, alert: &CompiledAlert, view: Option<&ProviderView>, skip: &Skip) {
+        let (reason, text) = match skip {
+            Skip::NoProvider => ("ProviderNotFound", "there is no such Provider"),
+            Skip::UnsupportedType => ("UnsupportedType", "its type is not built"),
+            Skip::Expression(_) => ("InvalidExpression", "its commitStatusExpr gave no name for an event; see the log"),
+            _ => return,
+        };
+        let about = About::Alert(alert.key.clone());
+        let (provider, version) = view.map_or_else(|| ("".into(), 0), |is| (is.provider.meta.uid.clone(), is.version));
+        self.delivery.troubles().failed([about], &provider, version, reason, text, self.clock.now());
+    }
+
+    /// Once for each Alert as it is written; the peer warns for every event.
+    fn tell_of_conflicts(&self, event: &Event, alert: &CompiledAlert) {
+        if alert.conflicts.get().is_some() {
+            return;
+        }
+        let conflicts = compose::conflicts(event, alert);
+        if conflicts.is_empty() {
+            return;
+        }
+        let keys: Vec<_> =
+            conflicts.iter().map(|(key, sources)| serde_json::json!({"key": key, "sources": sources})).collect();
+        if alert.conflicts.set(conflicts).is_ok() {
+            let Key { namespace, name } = &alert.key;
+            tracing::info!(
+                logger = "event-server",
+                controllerKind = "Alert",
+                %name,
+                %namespace,
+                object = %event.involved_object,
+                conflictingKeys = serde_json::Value::from(keys).to_string(),
+                "warning: {METADATA_CONFLICTS}"
+            );
+            self.delivery.troubles().look_at(About::Alert(alert.key.clone()));
+        }
     }
 
     fn skipped(&self, event: &Event, alert: &CompiledAlert, kind: &'static str, skip: Skip) {

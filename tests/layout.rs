@@ -29,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("delivery", &["outbox", "vendors", "outbound", "view", "clock", "ops"]),
     ("cluster", &["api", "matching", "view", "ops"]),
     ("ingest", &["pipeline", "api", "ops"]),
-    ("reconcile", &["api", "view", "matching", "delivery::resolve", "cluster", "ops"]),
+    ("reconcile", &["api", "view", "matching", "delivery::resolve", "delivery::troubles", "cluster", "ops"]),
     ("ops", &[]),
     ("cli", &["ops"]),
     (
@@ -55,6 +55,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("cluster", "clock", "a lease is a matter of time"),
     ("ingest", "clock", "a spell of refusals is told once"),
     ("ingest", "compose", "metadata is cleaned on arrival, before anything reads it"),
+    ("reconcile", "compose", "an Event has compose's words on metadata, and is cut like any text"),
     ("reconcile", "clock", "transitions have times, and writes a pace"),
     ("ops", "clock", "a line of the log has a time"),
     ("ops", "compose::text", "a field of a line is cut like any text"),

@@ -56,19 +56,19 @@ pub struct Why {
     remote: String,
     /// The job was tried this often, and will not be again.
     tries: Option<u32>,
-    /// A condition says so already, or somebody asked for it.
-    known: bool,
+    /// Somebody asked for it: nothing is wrong.
+    asked: bool,
 }
 
 impl Why {
     /// A reason of our own.
     pub fn new(reason: &'static str, text: impl Into<String>) -> Self {
-        Self { reason, text: text.into(), remote: String::new(), tries: None, known: false }
+        Self { reason, text: text.into(), remote: String::new(), tries: None, asked: false }
     }
 
     /// The Provider is suspended.
     pub fn suspended() -> Self {
-        Self { known: true, ..Self::new("Suspended", "the Provider is suspended") }
+        Self { asked: true, ..Self::new("Suspended", "the Provider is suspended") }
     }
 
     /// A request that did not work.
@@ -91,12 +91,12 @@ impl Why {
             SendError::Tls(detail) => ("the TLS handshake failed".to_owned(), detail.clone()),
             other => (other.to_string(), other.body().to_owned()),
         };
-        Self { reason, text, remote, tries: None, known: false }
+        Self { reason, text, remote, tries: None, asked: false }
     }
 
     /// A Provider that cannot be used as it stands.
     pub fn resolving(error: ResolveError) -> Self {
-        Self { known: true, ..Self::new(error.reason, error.message) }
+        Self::new(error.reason, error.message)
     }
 
     /// The same, and it was the last try.
@@ -201,6 +201,9 @@ impl Inner {
     fn failed(&self, job: &Job, why: &Why, stands: bool) {
         let new = &job.new;
         let now = self.clock.now();
+        if why.asked {
+            return;
+        }
         if let Some(unsaid) = self.telling.quiet.admit(About::Provider(new.provider.clone()), why.reason, now) {
             tracing::error!(
                 logger = "delivery",
@@ -218,9 +221,8 @@ impl Inner {
         let uid = new.subject.provider();
         if let Some(version) = self.provider_version(job)
             && stands
-            && !why.known
         {
-            self.telling.troubles.failed(abouts(new), uid, version, why, now);
+            self.telling.troubles.failed(abouts(new), uid, version, why.reason, &why.text, now);
         }
     }
 

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::report::Why;
 use crate::api::Key;
 
 /// A standing failure that goes on is counted, but told anew only this often.
@@ -37,7 +36,8 @@ pub struct Trouble {
     pub text: String,
     /// How often it was seen since it began.
     pub count: u64,
-    /// UID of the Provider, and the version of it with its Secrets: another one may work.
+    /// UID of the Provider, and the version of it with its Secrets: another one may work. Empty and
+    /// 0 when there was none.
     provider: Arc<str>,
     version: u64,
     told: Instant,
@@ -61,11 +61,21 @@ struct State {
 
 impl Troubles {
     /// A delivery through this version of the Provider failed to stay.
-    pub(super) fn failed(&self, abouts: [About; 2], provider: &Arc<str>, version: u64, why: &Why, now: Instant) {
+    ///
+    /// `reason` is a CamelCase class, `text` has class and code in words that any tenant may read.
+    pub fn failed(
+        &self,
+        abouts: impl IntoIterator<Item = About>,
+        provider: &Arc<str>,
+        version: u64,
+        reason: &'static str,
+        text: &str,
+        now: Instant,
+    ) {
         let mut state = self.state.lock();
         for about in abouts {
             let standing = state.standing.get_mut(&about).filter(|is| {
-                is.provider == *provider && is.version == version && is.reason == why.reason && is.text == why.text
+                is.provider == *provider && is.version == version && is.reason == reason && is.text == text
             });
             match standing {
                 Some(is) => {
@@ -77,8 +87,8 @@ impl Troubles {
                 }
                 None => {
                     let trouble = Trouble {
-                        reason: why.reason,
-                        text: why.text.clone(),
+                        reason,
+                        text: text.to_owned(),
                         count: 1,
                         provider: provider.clone(),
                         version,
@@ -164,11 +174,10 @@ mod tests {
         let clock = TurnedClock::new();
         let troubles = Troubles::default();
         let uid: Arc<str> = "uid".into();
-        let fail = |why: &Why| troubles.failed(abouts(), &uid, 1, why, clock.now());
+        let fail = |reason, text| troubles.failed(abouts(), &uid, 1, reason, text, clock.now());
         let [provider, alert] = abouts();
-        let refused = Why::new("Unauthorized", "answered 401");
 
-        fail(&refused);
+        fail("Unauthorized", "answered 401");
         assert_eq!(troubles.changes().await, BTreeSet::from(abouts()));
         assert_eq!(troubles.of(&alert, "uid", 1).map(|is| is.reason), Some("Unauthorized"));
         assert_eq!(troubles.of(&provider, "uid", 2), None, "of another version of the Provider");
@@ -176,16 +185,16 @@ mod tests {
 
         // The same again is counted, and told once a minute.
         for _ in 0..1000 {
-            fail(&refused);
+            fail("Unauthorized", "answered 401");
         }
         assert!(troubles.state.lock().changed.is_empty());
         clock.turn(TELL_AGAIN);
-        fail(&refused);
+        fail("Unauthorized", "answered 401");
         assert_eq!(troubles.changes().await, BTreeSet::from(abouts()));
         assert_eq!(troubles.of(&provider, "uid", 1).map(|is| is.count), Some(1002));
 
         // Another one is told at once.
-        fail(&Why::new("NotFound", "answered 404"));
+        fail("NotFound", "answered 404");
         assert_eq!(troubles.changes().await, BTreeSet::from(abouts()));
         assert_eq!(troubles.worked(abouts).map(|is| (is.reason, is.count)), Some(("NotFound", 1)));
         assert_eq!(troubles.changes().await, BTreeSet::from(abouts()));

@@ -3,12 +3,13 @@
 use super::about_unknown;
 use crate::api::conditions::Desired;
 use crate::delivery::resolve::Resolved;
+use crate::delivery::troubles::Trouble;
 use crate::matching::CompiledAlert;
 
 /// Ready and Healthy. `provider` is what became of the Provider it names; `None` when there is
-/// none.
-pub fn conditions(alert: &CompiledAlert, provider: Option<&Resolved>) -> Vec<Desired> {
-    vec![ready(alert), healthy(alert, provider)]
+/// none. `trouble` is what its deliveries meet with.
+pub fn conditions(alert: &CompiledAlert, provider: Option<&Resolved>, trouble: Option<&Trouble>) -> Vec<Desired> {
+    vec![ready(alert), healthy(alert, provider, trouble)]
 }
 
 fn ready(alert: &CompiledAlert) -> Desired {
@@ -22,7 +23,7 @@ fn ready(alert: &CompiledAlert) -> Desired {
     }
 }
 
-fn healthy(alert: &CompiledAlert, provider: Option<&Resolved>) -> Desired {
+fn healthy(alert: &CompiledAlert, provider: Option<&Resolved>, trouble: Option<&Trouble>) -> Desired {
     let named = &alert.provider;
     if let Some(problem) = alert.problems.first() {
         return Desired::unhealthy(problem.reason, problem.message.clone());
@@ -34,6 +35,9 @@ fn healthy(alert: &CompiledAlert, provider: Option<&Resolved>) -> Desired {
         ),
         Some(Err(error)) => {
             Desired::unhealthy(error.reason, format!("Provider {named} cannot be used: {}", error.message))
+        }
+        Some(Ok(_)) if let Some(trouble) = trouble => {
+            Desired::unhealthy(trouble.reason, format!("deliveries to Provider {named} fail: {}", trouble.text))
         }
         Some(Ok(_)) => {
             let about = about_unknown(&alert.annotations, &[]);

@@ -11,6 +11,7 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use parking_lot::Mutex;
 use serde_json::json;
 
+use super::events::{Events, Happening};
 use crate::api::conditions::Condition;
 use crate::cluster::discovery;
 use crate::cluster::lease::Claim;
@@ -47,14 +48,15 @@ pub struct ClusterWriter {
     client: Client,
     api: discovery::Api,
     claim: Claim,
+    events: Events,
     /// The CRDs have no status subresource (Flux's have none): said once, then not tried again.
     resting: AtomicBool,
 }
 
 impl ClusterWriter {
     /// A writer to what `api` found.
-    pub fn new(client: Client, api: discovery::Api, claim: Claim) -> Self {
-        let writer = Self { client, resting: AtomicBool::new(false), api, claim };
+    pub fn new(client: Client, api: discovery::Api, claim: Claim, events: Events) -> Self {
+        let writer = Self { client, resting: AtomicBool::new(false), api, claim, events };
         if !writer.api.has_status {
             writer.rest();
         }
@@ -122,6 +124,10 @@ impl ClusterWriter {
                     Provider = form(object, ObjectKind::Provider),
                     "took an old finalizer off the object, which is being deleted"
                 );
+                let kind = object.kind;
+                // As Flux's controller says it.
+                let message = format!("removed finalizer from {kind} to migrate to static {kind}");
+                self.events.tell(object, observed, Happening::normal("Migration", message));
                 Ok(())
             }
             // Changed meanwhile: the change brings the object here again.

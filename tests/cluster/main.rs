@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `conditions` | what `kubectl get` says of Alerts and Providers, and when it is written |
 //! | `crds` | what the definitions take and refuse; Herald without them, on Flux's, on broken objects |
+//! | `events` | Kubernetes Events and conditions on deliveries that fail, and what the API server's requests count as |
 //! | `finalizers` | objects that Flux's controller left a finalizer on can be deleted |
 //! | `guides` | the manifests of public guides, applied as they are written |
 //! | `rbac` | what `config/` installs is enough to work with, and renders |
@@ -18,6 +19,7 @@ mod support;
 
 mod conditions;
 mod crds;
+mod events;
 mod finalizers;
 mod guides;
 mod rbac;
@@ -27,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::{Arc, Mutex};
 
+use herald::cluster::Connection;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -106,9 +109,14 @@ impl<'a> Space<'a> {
     }
 
     /// The same under another identity or by another way.
-    async fn herald_as(&self, client: kube::Client) -> Herald {
+    async fn herald_as(&self, client: impl Into<Connection>) -> Herald {
+        self.herald_with(client, &[]).await
+    }
+
+    /// The same with more flags.
+    async fn herald_with(&self, client: impl Into<Connection>, flags: &[&str]) -> Herald {
         let namespace = format!("--runtime-namespace={}", self.name);
-        Herald::cluster(client, &["--watch-all-namespaces=false", &namespace]).await
+        Herald::cluster(client, &[&["--watch-all-namespaces=false", &namespace], flags].concat()).await
     }
 
     /// The objects of a kind.
