@@ -257,7 +257,10 @@ fn alert(new: &NewJob) -> String {
 
 /// Which lines were said lately, and how many of their like were not since.
 #[derive(Debug, Default)]
-struct Quiet(Mutex<HashMap<(About, &'static str), (Instant, u64)>>);
+struct Quiet(Mutex<HashMap<(About, &'static str), Line>>);
+
+/// When a line was said, and how many of its like were not since.
+type Line = (Instant, u64);
 
 impl Quiet {
     /// Whether a line of this object and class may be said; if so, how many were not since the last.

@@ -43,6 +43,10 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// Characters of a message; the API server takes 1024 bytes.
 const MAX_MESSAGE: usize = 1000;
 
+/// Pause after each write: a Provider with thousands of Alerts may begin to fail at once, and the API
+/// server has better things to do.
+const PACE: Duration = Duration::from_millis(20);
+
 /// A write that takes longer is given up; it is not tried again.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -155,7 +159,8 @@ impl Writer {
                 // What stands is counted up by the next that may be written.
                 continue;
             }
-            let done = match tokio::time::timeout(TIMEOUT, self.write(&subject, &happening, &identity)).await {
+            let written = tokio::time::timeout(TIMEOUT, self.write(&subject, &happening, &identity)).await;
+            let done = match written {
                 Ok(Ok(known)) => {
                     self.known.insert(identity, known);
                     Ok(())
@@ -167,6 +172,7 @@ impl Writer {
                 // A namespace that is being deleted takes no Events, and some clusters allow none.
                 tracing::debug!(logger = "events", object = ?subject.object, error, "an Event was not written");
             }
+            tokio::time::sleep(PACE).await;
         }
     }
 
