@@ -8,6 +8,7 @@
 //! | `events` | Kubernetes Events and conditions on deliveries that fail, and what the API server's requests count as |
 //! | `finalizers` | objects that Flux's controller left a finalizer on can be deleted |
 //! | `guides` | the manifests of public guides, applied as they are written |
+//! | `leaks` | a planted credential shows nowhere, whatever goes wrong |
 //! | `rbac` | what `config/` installs is enough to work with, and renders |
 //! | `secrets` | a change is in use within two seconds, and an event costs the API server nothing |
 //!
@@ -22,6 +23,7 @@ mod crds;
 mod events;
 mod finalizers;
 mod guides;
+mod leaks;
 mod rbac;
 mod secrets;
 
@@ -30,6 +32,7 @@ use std::process::Output;
 use std::sync::{Arc, Mutex};
 
 use herald::cluster::Connection;
+use herald::ops::logging::{self, Encoding, LogLevel};
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -243,6 +246,13 @@ impl Log {
     fn start() -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Self::default();
         let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    /// As Herald prints it at its most talkative.
+    fn printed() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let subscriber = logging::subscriber(LogLevel::Trace, Encoding::Json, log.clone());
         (log, tracing::subscriber::set_default(subscriber))
     }
 
