@@ -116,6 +116,7 @@ impl App {
         tasks.spawn(serve(health_listener, health::probes(view.clone())));
         tasks.spawn(serve(metrics_listener, health::metrics(metrics.clone())));
         tasks.spawn(delivery.clone().run());
+        tasks.spawn(delivery.clone().say_unsaid());
         tasks.spawn(tell_delivery(stores.clone(), resolver.clone(), delivery.clone()));
         tasks.spawn(tell_reconcile(delivery.troubles().clone(), stores.clone()));
         let door = Door::new(pipeline, metrics.clone());

@@ -110,6 +110,14 @@ impl Delivery {
         self.0.wake.notify_one();
     }
 
+    /// Says what the log was spared, every minute, for ever.
+    pub async fn say_unsaid(self) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            self.0.say_unsaid();
+        }
+    }
+
     /// What goes wrong now.
     pub fn troubles(&self) -> &Arc<Troubles> {
         &self.0.telling.troubles

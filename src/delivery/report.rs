@@ -30,6 +30,9 @@ const QUIET: Duration = Duration::from_secs(60);
 /// Lines that speak for others, at most.
 const MAX_QUIET: usize = 4096;
 
+/// The class of lines about deliveries that work again.
+const WORKS: &str = "Works";
+
 /// A job that is put off this long, or for the [`PERSISTENT`]th time, is a trouble that stands: not
 /// a hiccup, which mends itself before anybody has read of it.
 const LONG: Duration = Duration::from_secs(60);
@@ -226,10 +229,30 @@ impl Inner {
         }
     }
 
+    /// Says how many lines about each Provider were not said, once the one that spoke for them is a
+    /// minute old. Called every so often.
+    pub(super) fn say_unsaid(&self) {
+        for (about, reason, count) in self.telling.quiet.unsaid(self.clock.now()) {
+            // An Alert has a line for each end of its own.
+            let About::Provider(key) = about else { continue };
+            tracing::error!(
+                logger = "delivery",
+                controllerKind = "Provider",
+                "reconciler kind" = "AlertProvider",
+                name = %key.name,
+                namespace = %key.namespace,
+                reason,
+                notLogged = count,
+                error = "the same as before",
+                "deliveries failed"
+            );
+        }
+    }
+
     fn worked(&self, new: &NewJob) {
         let Some(stood) = self.telling.troubles.worked(|| abouts(new)) else { return };
         let about = About::Provider(new.provider.clone());
-        let Some(unsaid) = self.telling.quiet.admit(about, "Works", self.clock.now()) else { return };
+        let Some(unsaid) = self.telling.quiet.admit(about, WORKS, self.clock.now()) else { return };
         tracing::info!(
             logger = "delivery",
             controllerKind = "Provider",
@@ -286,6 +309,24 @@ impl Quiet {
             }
         }
     }
+
+    /// What was not said of each class whose last line no longer speaks for it. Those with nothing
+    /// are forgotten, the others spoken for by whoever says it.
+    fn unsaid(&self, now: Instant) -> Vec<(About, &'static str, u64)> {
+        let mut found = Vec::new();
+        self.0.lock().retain(|(about, reason), (at, unsaid)| {
+            let old = now.saturating_duration_since(*at) >= QUIET;
+            if old && *unsaid > 0 {
+                found.push((about.clone(), *reason, std::mem::take(unsaid)));
+                *at = now;
+                return true;
+            }
+            !old
+        });
+        // "Works" is no failure.
+        found.retain(|(_, reason, _)| *reason != WORKS);
+        found
+    }
 }
 
 #[cfg(test)]
@@ -304,8 +345,17 @@ mod tests {
         }
         assert_eq!(admit("git", "NotFound"), Some(0), "another class is news");
         assert_eq!(admit("other", "Unauthorized"), Some(0), "and another Provider");
+        assert_eq!(quiet.unsaid(clock.now()), []);
         clock.turn(QUIET);
         assert_eq!(admit("git", "Unauthorized"), Some(5000));
+        for _ in 0..7 {
+            admit("git", "Unauthorized");
+        }
+        clock.turn(QUIET);
+        let git = About::Provider(Key::new("apps", "git"));
+        assert_eq!(quiet.unsaid(clock.now()), [(git, "Unauthorized", 7)]);
+        assert_eq!(quiet.0.lock().len(), 1, "nothing is to be said of the others");
+        assert_eq!(admit("git", "Unauthorized"), None, "it was spoken for just now");
         for number in 0..2 * MAX_QUIET {
             admit(&number.to_string(), "Unauthorized");
         }
