@@ -14,21 +14,22 @@ use crate::cli::{Cli, listen_address};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::lease::{Claim, Election, Timing};
 use crate::cluster::manifests::Manifests;
-use crate::cluster::{self, Stores, discovery};
+use crate::cluster::{self, Connection, ObjectKind, ObjectRef, Stores, discovery, lease};
 use crate::delivery::resolve::Resolver;
+use crate::delivery::troubles::{About, Troubles};
 use crate::delivery::{Deadlines, Delivery};
 use crate::ingest::Door;
 use crate::ops::health;
 use crate::ops::metrics::Metrics;
 use crate::outbox::{self, DurableOutbox, Limits, MemoryOutbox, Outbox};
 use crate::pipeline::Pipeline;
-use crate::reconcile::{ClusterWriter, LogWriter, Reconciler};
+use crate::reconcile::{ClusterWriter, Events, LogWriter, Reconciler};
 use crate::view::View;
 
 /// Where Providers, Alerts and Secrets come from.
 pub enum Source {
     /// A cluster.
-    Cluster(kube::Client),
+    Cluster(Connection),
     /// A directory of YAML.
     Manifests(PathBuf),
 }
@@ -39,6 +40,8 @@ pub struct App {
     pub events: SocketAddr,
     /// Where the probes are.
     pub health: SocketAddr,
+    /// Where the metrics are.
+    pub metrics_at: SocketAddr,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What is known of the cluster.
@@ -74,11 +77,22 @@ impl App {
         let metrics_listener = bind("--metrics-addr", &cli.metrics_addr).await?;
 
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(Metrics::new(cli.export_http_path_metrics));
         let stores = Arc::new(Stores::default());
         let view: Arc<dyn View> = stores.clone();
         let resolver = Arc::new(Resolver::new(clock.clone(), cli.bitbucket_api_base_url.clone()));
         let outbox = open_outbox(cli, matches!(source, Source::Cluster(_)), clock.clone())?;
+        let held = outbox.clone();
+        metrics.at_scrape(
+            "herald_outbox_jobs",
+            "Notifications accepted and not settled, by state",
+            "state",
+            move || {
+                let counts = held.counts();
+                let waiting = counts.held.saturating_sub(counts.claimed);
+                [("under_way", counts.claimed as u64), ("waiting", waiting as u64)]
+            },
+        );
         let deadlines = Deadlines { status: cli.delivery_deadline_status, message: cli.delivery_deadline_message };
         let (view_, resolver_) = (view.clone(), resolver.clone());
         let delivery = Delivery::new(outbox.clone(), view_, resolver_, clock.clone(), metrics.clone(), deadlines);
@@ -96,11 +110,14 @@ impl App {
         let mut tasks = JoinSet::new();
         let app_events = events.local_addr()?;
         let app_health = health_listener.local_addr()?;
+        let metrics_at = metrics_listener.local_addr()?;
         tasks.spawn(serve(health_listener, health::probes(view.clone())));
         tasks.spawn(serve(metrics_listener, health::metrics(metrics.clone())));
         tasks.spawn(delivery.clone().run());
         tasks.spawn(delivery.clone().obey());
+        tasks.spawn(delivery.clone().say_unsaid());
         tasks.spawn(tell_delivery(stores.clone(), resolver.clone(), delivery.clone()));
+        tasks.spawn(tell_reconcile(delivery.troubles().clone(), stores.clone()));
         let door = Door::new(pipeline, metrics.clone());
         let mut door_stopped = stopped.clone();
         let door = tokio::spawn(door.serve(events, async move {
@@ -113,26 +130,44 @@ impl App {
                     .with_context(|| format!("--manifests: cannot read and follow the directory {}", dir.display()))?;
                 tasks.spawn(manifests.follow());
                 let writer = Arc::new(LogWriter::default());
-                tasks.spawn(Reconciler::new(stores.clone(), resolver, clock, writer).run());
+                let troubles = delivery.troubles().clone();
+                let reconciler =
+                    Reconciler::new(stores.clone(), resolver, clock, writer, metrics.clone(), troubles, None);
+                tasks.spawn(reconciler.run());
             }
-            Source::Cluster(client) => {
+            Source::Cluster(connection) => {
+                let client = connection.counted(metrics.clone());
                 let mut claim = Claim::always();
                 if cli.enable_leader_election {
                     claim = Claim::sought();
+                    let held = claim.clone();
+                    metrics.at_scrape(
+                        "leader_election_master_status",
+                        "Whether this replica holds the Lease of that name: 1 if it does, else 0",
+                        "name",
+                        move || [(lease::NAME, u64::from(held.leads()))],
+                    );
                     let candidate = candidate(cli, client.clone(), clock.clone(), claim.clone());
                     let stores = stores.clone();
                     let release = cli.leader_election_release_on_cancel;
                     election = Some(tokio::spawn(candidate.run(move || stores.reconsider(), stopped, release)));
                 }
                 let (stores, metrics) = (stores.clone(), metrics.clone());
+                let troubles = delivery.troubles().clone();
                 tasks.spawn(async move {
                     loop {
                         let api = discovery::discover(&client).await;
                         let mut tasks = JoinSet::new();
                         cluster::start(&mut tasks, &client, &api, namespace.as_deref(), &stores, &metrics);
-                        let writer = Arc::new(ClusterWriter::new(client.clone(), api.clone(), claim.clone()));
+                        let (events, events_writer) =
+                            Events::new(client.clone(), api.clone(), claim.clone(), clock.clone());
+                        tasks.spawn(events_writer.run());
+                        let writer = ClusterWriter::new(client.clone(), api.clone(), claim.clone(), events.clone());
                         let (stores, resolver, clock) = (stores.clone(), resolver.clone(), clock.clone());
-                        tasks.spawn(Reconciler::new(stores, resolver, clock, writer).run());
+                        let (metrics, troubles) = (metrics.clone(), troubles.clone());
+                        let reconciler =
+                            Reconciler::new(stores, resolver, clock, Arc::new(writer), metrics, troubles, Some(events));
+                        tasks.spawn(reconciler.run());
                         tokio::select! {
                             // None of them ever ends.
                             _ = tasks.join_next() => return,
@@ -146,6 +181,7 @@ impl App {
         Ok(Self {
             events: app_events,
             health: app_health,
+            metrics_at,
             metrics,
             stores,
             outbox,
@@ -261,6 +297,19 @@ async fn bind(flag: &str, address: &str) -> anyhow::Result<TcpListener> {
 async fn serve(listener: TcpListener, router: axum::Router) {
     // Ends only with the process.
     let _ = axum::serve(listener, router).await;
+}
+
+/// Has the conditions looked at of what deliveries fail for, or work for again.
+async fn tell_reconcile(troubles: Arc<Troubles>, stores: Arc<Stores>) {
+    loop {
+        for about in troubles.changes().await {
+            let (kind, key) = match about {
+                About::Alert(key) => (ObjectKind::Alert, key),
+                About::Provider(key) => (ObjectKind::Provider, key),
+            };
+            stores.for_reconcile.add(ObjectRef { kind, key });
+        }
+    }
 }
 
 /// Wakes what waits for a Provider when it or a Secret of it changes, or when it is gone.

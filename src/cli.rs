@@ -126,6 +126,11 @@ pub struct Cli {
     #[arg(long, value_name = "GATES", value_delimiter = ',', value_parser = gate)]
     pub feature_gates: Vec<Gate>,
 
+    /// Tell paths apart in the metrics of the events door; without, every one counts as `/`.
+    #[arg(long, value_name = "BOOL", default_value_t = false, default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = ArgAction::Set)]
+    pub export_http_path_metrics: bool,
+
     #[command(flatten, next_help_heading = "Taken for the sake of Flux's Deployment; without effect")]
     #[doc(hidden)]
     pub without_effect: WithoutEffect,
@@ -156,9 +161,6 @@ pub struct WithoutEffect {
     pub kube_api_burst: u32,
     #[arg(long, default_value = "reconcile.fluxcd.io/watch=Enabled", hide_short_help = true)]
     pub watch_configs_label_selector: String,
-    #[arg(long, default_value_t = false, default_missing_value = "true", num_args = 0..=1,
-          require_equals = true, action = ArgAction::Set, hide_short_help = true)]
-    pub export_http_path_metrics: bool,
     #[arg(long, default_value = "", hide_short_help = true)]
     pub default_service_account: String,
     #[arg(long, default_value_t = 100, hide_short_help = true)]

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use herald::app::{App, Source};
 use herald::cli::{Cli, Command};
+use herald::cluster::Connection;
 use herald::ops::logging;
 
 #[global_allocator]
@@ -42,7 +43,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let source = match &cli.manifests {
             Some(dir) => Source::Manifests(dir.clone()),
-            None => Source::Cluster(herald::cluster::client().await?),
+            None => Source::Cluster(Connection::open().await?),
         };
         let mut app = App::start(&cli, source).await?;
         let failed = tokio::select! {

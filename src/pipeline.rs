@@ -11,14 +11,15 @@ use std::time::Duration;
 
 use crate::api::{Event, InvolvedObject, Key};
 use crate::clock::Clock;
-use crate::compose::{self, Notice, Slot};
+use crate::compose::{self, METADATA_CONFLICTS, Notice, Slot};
 use crate::delivery::Delivery;
+use crate::delivery::troubles::About;
 use crate::matching::gate::{self, Marks, Skip};
 use crate::matching::{CompiledAlert, SharedIndex, match_event};
 use crate::ops::metrics::{Metrics, Outcome};
 use crate::outbox::{Fate, NewJob, Outbox, PutError, RepeatKey, Stamp, Subject};
-use crate::vendors;
-use crate::view::{LabelsView, ObjectLabels, View};
+use crate::vendors::{self, Row};
+use crate::view::{LabelsView, ObjectLabels, ProviderView, View};
 
 /// How long an event waits for the labels of its object. Its sender gives up after 5 s.
 const LABELS_PATIENCE: Duration = Duration::from_secs(2);
@@ -80,10 +81,22 @@ impl Pipeline {
             arrived: self.clock.now(),
         };
         let mut jobs = Vec::with_capacity(matched.len());
+        // The type of each job's Provider, for the metrics.
+        let mut kinds = Vec::with_capacity(matched.len());
         for alert in &matched {
-            match self.job(event, marks, alert, &stamp) {
-                Ok(job) => jobs.push(job),
-                Err(skip) => self.skipped(event, alert, skip),
+            let view = self.view.provider(&alert.provider);
+            let row = view.as_ref().and_then(|view| vendors::row(&view.provider.spec.kind));
+            let kind = row.map_or("", |row| row.name);
+            self.tell_of_conflicts(event, alert);
+            match self.job(event, marks, alert, view.as_deref(), row, &stamp) {
+                Ok(job) => {
+                    jobs.push(job);
+                    kinds.push(kind);
+                }
+                Err(skip) => {
+                    self.stands(alert, view.as_deref(), &skip);
+                    self.skipped(event, alert, kind, skip);
+                }
             }
         }
         if jobs.is_empty() {
@@ -93,14 +106,25 @@ impl Pipeline {
         match self.outbox.put(jobs).await {
             Ok(receipt) => {
                 self.delivery.wake();
-                let count = |fate| receipt.fates.iter().filter(|&&other| other == fate).count();
-                for _ in 0..count(Fate::Superseded) + receipt.replaced {
-                    self.metrics.notification(Outcome::Superseded);
+                let mut repeats = 0;
+                for (fate, kind) in receipt.fates.iter().zip(&kinds) {
+                    match fate {
+                        Fate::Stored => {}
+                        Fate::Superseded => self.metrics.notification(Outcome::Superseded, kind),
+                        Fate::Repeat => {
+                            repeats += 1;
+                            self.metrics.notification(Outcome::Unchanged, kind);
+                        }
+                    }
                 }
-                for _ in 0..count(Fate::Repeat) {
-                    self.metrics.notification(Outcome::Unchanged);
+                if receipt.replaced > 0 {
+                    // Which of them replaced is not told: they are nearly always of one type.
+                    let kind = if kinds.windows(2).all(|two| two[0] == two[1]) { kinds[0] } else { "" };
+                    for _ in 0..receipt.replaced {
+                        self.metrics.notification(Outcome::Superseded, kind);
+                    }
                 }
-                let repeat = everything && count(Fate::Repeat) == receipt.fates.len();
+                let repeat = everything && repeats == receipt.fates.len();
                 if repeat { Answer::Repeat } else { Answer::Accepted }
             }
             Err(PutError::Full) => Answer::Unavailable("as many notifications wait as may"),
@@ -147,20 +171,28 @@ impl Pipeline {
     }
 
     /// What one Alert makes of the event: gates in their order, then the notice.
-    fn job(&self, event: &Event, marks: Marks, alert: &Arc<CompiledAlert>, stamp: &Stamp) -> Result<NewJob, Skip> {
+    fn job(
+        &self,
+        event: &Event,
+        marks: Marks,
+        alert: &CompiledAlert,
+        view: Option<&ProviderView>,
+        row: Option<&Row>,
+        stamp: &Stamp,
+    ) -> Result<NewJob, Skip> {
         let object = &event.involved_object;
         gate::cross_namespace(self.no_cross_namespace, &object.namespace, &alert.key)?;
-        let view = self.view.provider(&alert.provider).ok_or(Skip::NoProvider)?;
+        let view = view.ok_or(Skip::NoProvider)?;
         let provider = &view.provider;
         if provider.spec.suspend {
             return Err(Skip::ProviderSuspended);
         }
-        let row = vendors::row(&provider.spec.kind).ok_or(Skip::UnsupportedType)?;
+        let row = row.ok_or(Skip::UnsupportedType)?;
         gate::carried(row.carries, marks, || {
             let from = provider.meta.annotations.get(compose::COMMIT_STATUS_FROM_ANNOTATION);
             from.is_some_and(|from| from == "any") && compose::own_commit(event).is_some()
         })?;
-        let notice = compose::compose(event, alert, &view, row.carries, row.wording)?;
+        let notice = compose::compose(event, alert, view, row.carries, row.wording)?;
 
         let uid = provider.meta.uid.clone();
         let (subject, repeat) = match &notice {
@@ -186,9 +218,49 @@ impl Pipeline {
         })
     }
 
-    fn skipped(&self, event: &Event, alert: &CompiledAlert, skip: Skip) {
-        self.metrics.notification(if skip.is_fault() { Outcome::Refused } else { Outcome::Filtered });
+    /// What keeps an Alert from being told of anything is a trouble of it, as a failed delivery is.
+    fn stands(&self, alert: &CompiledAlert, view: Option<&ProviderView>, skip: &Skip) {
+        let (reason, text) = match skip {
+            Skip::NoProvider => ("ProviderNotFound", "there is no such Provider"),
+            Skip::UnsupportedType => ("UnsupportedType", "its type is not built"),
+            Skip::Expression(_) => ("InvalidExpression", "its commitStatusExpr gave no name for an event; see the log"),
+            _ => return,
+        };
+        let about = About::Alert(alert.key.clone());
+        let (provider, version) = view.map_or_else(|| ("".into(), 0), |is| (is.provider.meta.uid.clone(), is.version));
+        self.delivery.troubles().failed([about], &provider, version, reason, text, self.clock.now());
+    }
+
+    /// Once for each Alert as it is written; the peer warns for every event.
+    fn tell_of_conflicts(&self, event: &Event, alert: &CompiledAlert) {
+        if alert.conflicts.get().is_some() {
+            return;
+        }
+        let conflicts = compose::conflicts(event, alert);
+        if conflicts.is_empty() {
+            return;
+        }
+        let keys: Vec<_> =
+            conflicts.iter().map(|(key, sources)| serde_json::json!({"key": key, "sources": sources})).collect();
+        if alert.conflicts.set(conflicts).is_ok() {
+            let Key { namespace, name } = &alert.key;
+            tracing::info!(
+                logger = "event-server",
+                controllerKind = "Alert",
+                %name,
+                %namespace,
+                object = %event.involved_object,
+                conflictingKeys = serde_json::Value::from(keys).to_string(),
+                "warning: {METADATA_CONFLICTS}"
+            );
+            self.delivery.troubles().look_at(About::Alert(alert.key.clone()));
+        }
+    }
+
+    fn skipped(&self, event: &Event, alert: &CompiledAlert, kind: &'static str, skip: Skip) {
+        self.metrics.notification(if skip.is_fault() { Outcome::Refused } else { Outcome::Filtered }, kind);
         let Key { namespace, name } = &alert.key;
+        let provider = &alert.provider;
         let object = &event.involved_object;
         match skip {
             // What only this event shows to be wrong stands in no condition.
@@ -197,6 +269,7 @@ impl Pipeline {
                 controllerKind = "Alert",
                 %name,
                 %namespace,
+                %provider,
                 %object,
                 %error,
                 "no commit status for the event"
@@ -206,6 +279,7 @@ impl Pipeline {
                 controllerKind = "Alert",
                 %name,
                 %namespace,
+                %provider,
                 %object,
                 reason = skip.label(),
                 "event not sent"

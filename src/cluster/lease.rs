@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 
 /// The Lease of Flux's notification-controller.
-const NAME: &str = "notification-controller-leader-election";
+pub const NAME: &str = "notification-controller-leader-election";
 
 /// The three durations of client-go's leader election.
 #[derive(Clone, Copy, Debug)]

@@ -2,6 +2,7 @@
 //! [`Stores`], and nothing downstream can tell which.
 
 mod changes;
+mod connection;
 pub mod discovery;
 mod labels;
 pub mod lease;
@@ -12,28 +13,17 @@ mod stores;
 mod watch;
 
 pub use changes::{Changes, ObjectKind, ObjectRef};
+pub use connection::Connection;
 pub use labels::{LabelKind, Labels, Reach};
 pub use object::Observed;
 pub use stores::Stores;
 
 use std::sync::Arc;
 
-use anyhow::Context;
 use kube::Client;
 use tokio::task::JoinSet;
 
 use crate::ops::metrics::Metrics;
-
-/// A client for the cluster Herald runs in, or that KUBECONFIG names.
-///
-/// # Errors
-/// When there is neither; the text says what to do.
-pub async fn client() -> anyhow::Result<Client> {
-    crate::install_tls_provider();
-    Client::try_default().await.context(
-        "no cluster to talk to: run in a cluster, set KUBECONFIG, or use --manifests DIR to read a directory instead",
-    )
-}
 
 /// Starts the watches of a cluster: Alerts, Providers, the metadata of Secrets, and the labels
 /// that Alerts select by. Each runs until it is aborted.

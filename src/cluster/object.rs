@@ -2,6 +2,7 @@
 //! served version have the same fields.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kube::api::DynamicObject;
 use serde::de::DeserializeOwned;
@@ -18,6 +19,8 @@ const OUR_ANNOTATIONS: &str = "herald.sh/";
 /// What the API server has in an object besides its spec.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
+    /// The object's UID; empty without a cluster.
+    pub uid: Arc<str>,
     /// The generation of the spec.
     pub generation: i64,
     /// The conditions that stand.
@@ -79,6 +82,7 @@ pub fn observed(object: &DynamicObject) -> Observed {
     let finalizers = object.metadata.finalizers.as_deref().unwrap_or_default();
     let held = object.metadata.deletion_timestamp.is_some() && finalizers.iter().any(|name| name == OLD_FINALIZER);
     Observed {
+        uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
         generation: object.metadata.generation.unwrap_or_default(),
         conditions: conditions.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default(),
         finalizers_to_strip: held.then(|| finalizers.iter().filter(|name| *name != OLD_FINALIZER).cloned().collect()),

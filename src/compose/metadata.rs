@@ -34,6 +34,43 @@ pub fn combine(event: &Event, alert: &CompiledAlert) -> BTreeMap<String, String>
     if combined.is_empty() { event.metadata.clone() } else { combined }
 }
 
+/// What Flux's controller says of them, in the log and in an Event; people search for it.
+pub const METADATA_CONFLICTS: &str =
+    "metadata key conflicts detected (please refer to the Alert API docs and Flux RFC 0008 for more information)";
+
+/// Keys that are told of as conflicts, at most.
+const MAX_CONFLICTS: usize = 32;
+
+/// The keys that more than one layer of [`combine`] gives, each with the layers that do, in the
+/// words of Flux's Events. Empty, and nothing allocated for it, when there are none.
+pub fn conflicts(event: &Event, alert: &CompiledAlert) -> BTreeMap<String, Vec<&'static str>> {
+    let group = event.involved_object.group();
+    let mut wire = String::new();
+    let mut on_wire = |group: &str, key: &str| {
+        wire.clear();
+        wire.extend([group, "/", key]);
+        event.metadata.contains_key(wire.as_str())
+    };
+    let annotated = event.metadata.keys().filter_map(|key| in_group(key, EVENT_GROUP));
+    let of_alert = alert.event_metadata.keys().map(String::as_str);
+    let summary = alert.summary.as_ref().map(|_| "summary");
+    let mut conflicts = BTreeMap::new();
+    // Whatever two layers give is in one of these three.
+    for key in annotated.chain(of_alert).chain(summary) {
+        let layers = [
+            (on_wire(EVENT_GROUP, key), "involved object annotations"),
+            (alert.event_metadata.contains_key(key), "Alert object .spec.eventMetadata"),
+            (key == "summary" && alert.summary.is_some(), "Alert object .spec.summary"),
+            (key != "token" && on_wire(group, key), "involved object controller metadata"),
+        ];
+        if layers.iter().filter(|(has, _)| *has).count() > 1 && conflicts.len() < MAX_CONFLICTS {
+            let sources = layers.iter().filter(|(has, _)| *has).map(|(_, source)| *source).collect();
+            conflicts.insert(key.to_owned(), sources);
+        }
+    }
+    conflicts
+}
+
 /// The value [`combine`] would give `key`, without building the map.
 pub(super) fn lookup<'a>(event: &'a Event, alert: &'a CompiledAlert, key: &str) -> Option<&'a str> {
     let controller = if key == "token" { None } else { of_group(event, event.involved_object.group(), key) };
@@ -105,6 +142,37 @@ mod tests {
         for key in ["env", "foo", "revision", "summary", "token", "absent"] {
             assert_eq!(lookup(&event, &alert, key), expected.get(key).map(String::as_str), "{key}");
         }
+    }
+
+    #[test]
+    fn a_key_that_two_layers_give_is_a_conflict() {
+        let event = event(&[
+            ("kustomize.toolkit.fluxcd.io/revision", "r"),
+            ("kustomize.toolkit.fluxcd.io/token", "t"),
+            ("event.toolkit.fluxcd.io/env", "e"),
+            ("event.toolkit.fluxcd.io/token", "kept"),
+            ("event.toolkit.fluxcd.io/summary", "s"),
+            ("event.toolkit.fluxcd.io/alone", "a"),
+        ]);
+        let (annotations, spec, summary, controller) = (
+            "involved object annotations",
+            "Alert object .spec.eventMetadata",
+            "Alert object .spec.summary",
+            "involved object controller metadata",
+        );
+        let expected = [
+            ("env", vec![annotations, spec]),
+            ("revision", vec![spec, controller]),
+            ("summary", vec![annotations, summary]),
+        ];
+        let own = alert(Some("sum"), &[("env", "prod"), ("revision", "x"), ("mine", "m")]);
+        assert_eq!(conflicts(&event, &own), expected.map(|(key, sources)| (key.to_owned(), sources)).into());
+        assert!(conflicts(&event, &alert(None, &[("mine", "m")])).is_empty());
+        let many: Vec<String> = (0..2 * MAX_CONFLICTS).map(|number| format!("key{number}")).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|key| (key.as_str(), "v")).collect();
+        let wire: Vec<String> = many.iter().map(|(key, _)| format!("event.toolkit.fluxcd.io/{key}")).collect();
+        let wire: Vec<(&str, &str)> = wire.iter().map(|key| (key.as_str(), "v")).collect();
+        assert_eq!(conflicts(&self::event(&wire), &alert(None, &many)).len(), MAX_CONFLICTS);
     }
 
     #[test]

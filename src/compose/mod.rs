@@ -8,7 +8,7 @@ mod status;
 mod status_id;
 pub mod text;
 
-pub use metadata::{clean, combine};
+pub use metadata::{METADATA_CONFLICTS, clean, combine, conflicts};
 pub use notice::{CommitStatus, Notice, Slot, State};
 pub use revision::{commit_of, own_commit};
 pub use status::Wording;

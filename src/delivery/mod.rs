@@ -8,7 +8,9 @@ mod halts;
 mod headers;
 mod listings;
 mod places;
+mod report;
 pub mod resolve;
+pub mod troubles;
 mod verdict;
 
 use std::panic::AssertUnwindSafe;
@@ -22,10 +24,12 @@ use tokio::sync::Notify;
 use self::halts::Halts;
 use self::listings::Listings;
 use self::places::Places;
+use self::report::{Telling, Why};
 use self::resolve::Resolver;
+use self::troubles::Troubles;
 pub use self::verdict::{Verdict, verdict};
 use crate::clock::Clock;
-use crate::compose::{CommitStatus, Notice};
+use crate::compose::{CommitStatus, Notice, text};
 use crate::ops::metrics::{Metrics, Outcome};
 use crate::outbound::SendError;
 use crate::outbox::{Act, Job, Operation, Outbox, Retry, Said, Settled, Settlement, Subject};
@@ -44,6 +48,9 @@ pub struct Deadlines {
     pub message: Duration,
 }
 
+/// Bytes of what went wrong that are kept with a job.
+const LONGEST_REASON: usize = 500;
+
 /// Tries of a job whose delivery panics: a bug, which another try seldom cures.
 const PANIC_TRIES: u32 = 3;
 
@@ -61,6 +68,7 @@ struct Inner {
     listings: Listings,
     halts: Halts,
     places: Places,
+    telling: Telling,
     wake: Notify,
     under_way: AtomicUsize,
     idle: Notify,
@@ -73,10 +81,14 @@ enum Try {
     Delivered,
     Unchanged,
     Superseded,
-    /// Try again.
-    Again(Retry),
-    /// Given up; the text says why.
-    GivenUp(Outcome, String),
+    /// Try again after the pause; `told` when the vendor named it.
+    Again {
+        pause: Duration,
+        told: bool,
+        why: Why,
+    },
+    /// Given up.
+    GivenUp(Outcome, Why),
 }
 
 impl Delivery {
@@ -99,6 +111,7 @@ impl Delivery {
             listings: Listings::new(),
             halts: Halts::default(),
             places: Places::default(),
+            telling: Telling::default(),
             wake: Notify::new(),
             under_way: AtomicUsize::new(0),
             idle: Notify::new(),
@@ -109,6 +122,19 @@ impl Delivery {
     /// There may be new work.
     pub fn wake(&self) {
         self.0.wake.notify_one();
+    }
+
+    /// Says what the log was spared, every minute, for ever.
+    pub async fn say_unsaid(self) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            self.0.say_unsaid();
+        }
+    }
+
+    /// What goes wrong now.
+    pub fn troubles(&self) -> &Arc<Troubles> {
+        &self.0.telling.troubles
     }
 
     /// A Provider or a Secret of it changed: what waits for it is tried now.
@@ -128,7 +154,8 @@ impl Delivery {
                     }
                     Act::Drop => {
                         if let Some(job) = inner.outbox.discard(job) {
-                            inner.report(&job, Outcome::Failed, Some("an operator dropped it"));
+                            let why = Why::new("Dropped", "an operator dropped it");
+                            inner.report(&job, Outcome::Failed, Some(&why));
                         }
                     }
                 }
@@ -186,9 +213,9 @@ impl Delivery {
         let inner = &self.0;
         let before = inner.provider_version(&job);
         let ended = AssertUnwindSafe(inner.attempt(&job)).catch_unwind().await.unwrap_or_else(|_| {
-            let why = "a bug in Herald: the delivery panicked; please report it".to_owned();
+            let why = Why::new("DeliveryFailed", "a bug in Herald: the delivery panicked; please report it");
             if job.attempts + 1 < PANIC_TRIES {
-                Try::Again(Retry { pause: verdict::backoff(job.attempts), told: false, why })
+                Try::Again { pause: verdict::backoff(job.attempts), told: false, why }
             } else {
                 Try::GivenUp(Outcome::Failed, why)
             }
@@ -213,18 +240,17 @@ impl Inner {
     async fn attempt(&self, job: &Job) -> Try {
         let provider = job.new.subject.provider();
         let Some(view) = self.view.provider_by_uid(provider) else {
-            return Try::GivenUp(Outcome::Refused, "its Provider was deleted".to_owned());
+            return Try::GivenUp(Outcome::Refused, Why::new("ProviderNotFound", "its Provider was deleted"));
         };
         if view.provider.spec.suspend {
-            let why = "the Provider is suspended".to_owned();
-            return Try::Again(Retry { pause: verdict::parked(job.attempts), told: false, why });
+            return Try::Again { pause: verdict::parked(job.attempts), told: false, why: Why::suspended() };
         }
         let service = match self.resolver.resolve(&view) {
             Ok(service) => service,
-            Err(error) => return self.again(job, verdict::parked(job.attempts), false, error.message),
+            Err(error) => return self.again(job, verdict::parked(job.attempts), false, Why::resolving(error)),
         };
         if let Some((left, error)) = self.halts.of(provider, view.version, self.clock.now()) {
-            return self.again(job, left, verdict(&error).is_told(), error.to_string());
+            return self.again(job, left, verdict(&error).is_told(), Why::sent(&error));
         }
         let sent = match (&*service, &job.new.notice) {
             (Service::Statuses(vendor), Notice::CommitStatus(status)) => {
@@ -232,7 +258,7 @@ impl Inner {
             }
             (Service::Events(vendor), Notice::Event(event)) => vendor.send(event).await.map(|()| Try::Delivered),
             _ => {
-                let why = "the Provider's type was changed to one that does not take this".to_owned();
+                let why = Why::new("UnsupportedType", "the Provider's type was changed to one that does not take this");
                 return Try::GivenUp(Outcome::Refused, why);
             }
         };
@@ -291,10 +317,7 @@ impl Inner {
     }
 
     fn judge(&self, job: &Job, version: u64, error: SendError) -> Try {
-        let mut why = error.to_string();
-        if !error.body().is_empty() {
-            why = format!("{why}: {}", error.body());
-        }
+        let why = Why::sent(&error);
         let verdict = verdict(&error);
         let told = verdict.is_told();
         let pause = match verdict {
@@ -309,20 +332,20 @@ impl Inner {
         self.again(job, pause, told, why)
     }
 
-    fn again(&self, job: &Job, pause: Duration, told: bool, why: String) -> Try {
+    fn again(&self, job: &Job, pause: Duration, told: bool, why: Why) -> Try {
         let deadline = match job.new.notice {
             Notice::CommitStatus(_) => self.deadlines.status,
             Notice::Event(_) => self.deadlines.message,
         };
         let age = self.clock.now().saturating_duration_since(job.new.stamp.arrived);
         if age + pause > deadline {
-            Try::GivenUp(Outcome::Failed, format!("{why}; given up after {} tries", job.attempts + 1))
+            Try::GivenUp(Outcome::Failed, why.after(job.attempts + 1))
         } else {
-            Try::Again(Retry { pause, told, why })
+            Try::Again { pause, told, why }
         }
     }
 
-    /// Settles, counts and logs.
+    /// Settles, and says so.
     fn conclude(&self, job: &Arc<Job>, ended: Try) {
         let now = self.clock.now();
         let (outcome, settlement, why) = match ended {
@@ -330,65 +353,16 @@ impl Inner {
             Try::Unchanged => (Outcome::Unchanged, Settlement::Said, None),
             Try::Superseded => (Outcome::Superseded, Settlement::Dropped, None),
             Try::GivenUp(outcome, why) => (outcome, Settlement::Dropped, Some(why)),
-            Try::Again(retry) => match self.outbox.settle(job, now, Settlement::Retry(retry.clone())) {
-                Settled::Superseded => {
-                    self.report(job, Outcome::Superseded, None);
-                    return;
+            Try::Again { pause, told, why } => {
+                let retry = Retry { pause, told, why: text::cut(&why.to_string(), LONGEST_REASON) };
+                match self.outbox.settle(job, now, Settlement::Retry(retry)) {
+                    Settled::Superseded => self.report(job, Outcome::Superseded, None),
+                    Settled::AsAsked => self.put_off(job, pause, &why),
                 }
-                Settled::AsAsked => {
-                    // The first failure of a job is worth a line; the rest are its echo.
-                    if job.attempts == 0 {
-                        let new = &job.new;
-                        tracing::warn!(
-                            logger = "delivery",
-                            controllerKind = "Alert",
-                            name = %new.alert.name,
-                            namespace = %new.alert.namespace,
-                            provider = %new.provider,
-                            object = %new.object,
-                            retryInSeconds = retry.pause.as_secs(),
-                            error = %retry.why,
-                            "notification not delivered yet, will try again"
-                        );
-                    }
-                    return;
-                }
-            },
+                return;
+            }
         };
         self.outbox.settle(job, now, settlement);
-        self.report(job, outcome, why.as_deref());
-    }
-
-    fn report(&self, job: &Job, outcome: Outcome, why: Option<&str>) {
-        self.metrics.notification(outcome);
-        let new = &job.new;
-        let (state, commit) = match &new.notice {
-            Notice::CommitStatus(status) => (status.state.to_string(), &*status.commit),
-            Notice::Event(_) => (String::new(), ""),
-        };
-        let seconds = self.clock.now().saturating_duration_since(new.stamp.arrived).as_secs_f64();
-        macro_rules! line {
-            ($level:ident, $message:literal $(, $field:ident = $value:expr)*) => {
-                tracing::$level!(
-                    logger = "delivery",
-                    controllerKind = "Alert",
-                    name = %new.alert.name,
-                    namespace = %new.alert.namespace,
-                    provider = %new.provider,
-                    object = %new.object,
-                    outcome = outcome.label(),
-                    state,
-                    commit,
-                    seconds,
-                    $($field = $value,)*
-                    $message
-                )
-            };
-        }
-        match (outcome, why) {
-            (Outcome::Delivered, _) => line!(info, "notification delivered"),
-            (_, Some(why)) => line!(error, "notification given up", error = why),
-            _ => line!(debug, "nothing to send"),
-        }
+        self.report(job, outcome, why.as_ref());
     }
 }

@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 use url::Url;
 
 use super::headers;
-use crate::api::Key;
 use crate::api::provider::{LocalObjectReference, PROVIDER_TYPES};
+use crate::api::{Key, ProviderSpec};
 use crate::clock::Clock;
-use crate::outbound::{ClientError, Clients, Target, TlsConfig};
+use crate::outbound::{ClientError, Clients, Masks, SHORTEST, SHORTEST_OTHER, Target, TlsConfig};
 use crate::secret::Secret;
 use crate::vendors::forge::Repository;
 use crate::vendors::{self, BuildError, Service};
@@ -138,6 +138,7 @@ impl Resolver {
             password: value("password"),
             headers: headers_of(&secret)?,
             timeout: spec.timeout.as_deref().map_or(Ok(DEFAULT_TIMEOUT), timeout)?,
+            masks: masks(spec, [&secret, &certs, &proxies], proxy.as_ref()),
             client,
             clock: self.clock.clone(),
         };
@@ -295,6 +296,34 @@ fn headers_of(secret: &Option<Referent>) -> Result<HeaderMap, ResolveError> {
     let Some(text) = secret.data.raw("headers") else { return Ok(HeaderMap::new()) };
     headers::parse(text.expose())
         .map_err(|why| wrong("InvalidHeaders", format!("key headers of {} {why}", secret.name)))
+}
+
+/// Everything of the Provider and its Secrets that no log may have.
+fn masks(spec: &ProviderSpec, secrets: [&Option<Referent>; 3], proxy: Option<&Secret>) -> Masks {
+    let mut masks = Masks::default();
+    for data in secrets.into_iter().flatten().map(|secret| &secret.data) {
+        let value = |key| data.trimmed(key);
+        for (key, value) in data.keys().filter_map(|key| Some((key, value(key)?))) {
+            match key {
+                "token" | "username" | "password" => masks.text(value.expose(), SHORTEST),
+                "address" | "proxy" => masks.address(value.expose()),
+                _ => masks.text(value.expose(), SHORTEST_OTHER),
+            }
+        }
+        let user = value("username").or_else(|| spec.username.as_deref().map(Secret::new));
+        if let (Some(user), Some(password)) = (user, value("password")) {
+            masks.pair(user.expose(), password.expose());
+        }
+        // Bitbucket's tokens can be `user:password`.
+        if let Some((_, password)) = value("token").as_ref().and_then(|token| token.expose().split_once(':')) {
+            masks.text(password, SHORTEST);
+        }
+    }
+    let of_spec = spec.address.as_deref().into_iter().chain(spec.proxy.as_deref());
+    for address in of_spec.chain(proxy.map(Secret::expose)) {
+        masks.address(address);
+    }
+    masks
 }
 
 /// A Go duration of ms, s and m, as the schema admits it.

@@ -138,6 +138,9 @@ impl Door {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        let began = self.clock.now();
+        let method = request.method().clone();
+        let open = self.metrics.open(request.uri().path());
         let answer = self.decide(request).await;
         let status = match &answer {
             Ok(Answer::Accepted) => StatusCode::ACCEPTED,
@@ -152,6 +155,7 @@ impl Door {
             }
         };
         self.metrics.event(status);
+        open.answered(&method, status, self.clock.now().saturating_duration_since(began), 0);
         let mut response = Response::new(Empty::new());
         *response.status_mut() = status;
         let headers = response.headers_mut();

@@ -2,7 +2,7 @@
 //! the `AlertIndex`, read by `pipeline` and `reconcile`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::filter::{Bad, Filter};
 use super::selector::Selector;
@@ -34,6 +34,9 @@ pub struct CompiledAlert {
     pub problems: Vec<Problem>,
     /// Our own annotations (`herald.sh/…`).
     pub annotations: BTreeMap<String, String>,
+    /// Metadata keys that more than one layer of an event gives, each with the layers, from the first
+    /// event that showed any: users are told once of each generation.
+    pub conflicts: OnceLock<BTreeMap<String, Vec<&'static str>>>,
     /// The object as JSON text, for the expression of its Provider.
     pub object: Arc<str>,
     severity: Severity,
@@ -147,6 +150,7 @@ impl CompiledAlert {
             suspended: spec.suspend,
             problems,
             annotations: alert.meta.annotations.clone(),
+            conflicts: OnceLock::new(),
             object: alert.object.clone(),
             severity,
             filter,

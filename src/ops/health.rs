@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::get;
 
 use super::metrics::Metrics;
@@ -24,10 +25,15 @@ async fn ready(State(view): State<Arc<dyn View>>) -> (StatusCode, &'static str) 
     }
 }
 
-/// `/metrics`, in the text format of Prometheus.
+/// `/metrics`: OpenMetrics for whoever asks for it, as Prometheus does; else the older text format.
 pub fn metrics(metrics: Arc<Metrics>) -> Router {
-    let encode = |State(metrics): State<Arc<Metrics>>| async move {
-        ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.encode())
+    let encode = |State(metrics): State<Arc<Metrics>>, headers: HeaderMap| async move {
+        let mut accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        if accepted.any(|value| value.contains("application/openmetrics-text")) {
+            ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.encode())
+        } else {
+            ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.encode_plain())
+        }
     };
     Router::new().route("/metrics", get(encode)).with_state(metrics)
 }

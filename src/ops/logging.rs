@@ -10,7 +10,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -18,8 +18,24 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::clock::{Clock, SystemClock};
 use crate::compose::text;
 
-/// Characters of one field; `flux logs` stops reading a pod at a line of 64 KiB.
+/// Characters of one field.
 const MAX_FIELD: usize = 4_000;
+
+/// Bytes of a line past which fields are cut to [`SHORT_FIELD`], and then left out: `flux logs`
+/// stops reading a pod at a line of 64 KiB.
+const MAX_LINE: usize = 48 << 10;
+
+/// See [`MAX_LINE`].
+const SHORT_FIELD: usize = 100;
+
+/// Keys of the line itself; a field of some library with such a name gets another.
+const OWN_KEYS: [&str; 3] = ["level", "ts", "msg"];
+
+/// Fields that `flux logs` reads as text, and stops at when they are anything else.
+const TEXT_KEYS: [&str; 5] = ["error", "controllerKind", "reconciler kind", "name", "namespace"];
+
+/// Fields whose text is JSON: objects in the peer's lines as well.
+const JSON_KEYS: [&str; 4] = ["alert", "Alert", "Provider", "conflictingKeys"];
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -47,6 +63,14 @@ pub enum LogLevel {
 
 /// Starts logging to standard error. Later calls in one process have no effect.
 pub fn init(level: LogLevel, encoding: Encoding) {
+    let _ = subscriber(level, encoding, std::io::stderr).try_init();
+}
+
+/// What [`init`] starts, with another writer; for tests.
+pub fn subscriber<W>(level: LogLevel, encoding: Encoding, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let (ours, theirs) = match level {
         LogLevel::Trace => (Level::TRACE, Level::DEBUG),
         LogLevel::Debug => (Level::DEBUG, Level::INFO),
@@ -54,8 +78,8 @@ pub fn init(level: LogLevel, encoding: Encoding) {
         LogLevel::Error => (Level::WARN, Level::ERROR),
     };
     let filter = Targets::new().with_default(theirs).with_target("herald", ours);
-    let layer = tracing_subscriber::fmt::layer().event_format(Lines(encoding)).with_writer(std::io::stderr);
-    let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
+    let layer = tracing_subscriber::fmt::layer().event_format(Lines(encoding)).with_writer(writer);
+    tracing_subscriber::registry().with(filter).with(layer)
 }
 
 struct Lines(Encoding);
@@ -73,14 +97,24 @@ where
         match self.0 {
             Encoding::Json => {
                 let logger = fields.logger.as_deref().unwrap_or_else(|| metadata.target());
-                write!(out, "{{\"level\":\"{}\",\"ts\":\"{ts}\"", level(metadata.level()))?;
+                let mut line = format!("{{\"level\":\"{}\",\"ts\":\"{ts}\"", level(metadata.level()));
                 for (name, value) in [("logger", logger), ("msg", &fields.message)] {
-                    write!(out, ",\"{name}\":{}", encoded(value))?;
+                    push(&mut line, name, &encoded(value));
                 }
                 for (name, value) in &fields.rest {
-                    write!(out, ",\"{name}\":{}", encoded(value))?;
+                    let prefix = if OWN_KEYS.contains(name) { "field." } else { "" };
+                    let name = format!("{prefix}{name}");
+                    let value = match value {
+                        Value::String(json) if JSON_KEYS.contains(&&*name) && is_json(json) => json.clone(),
+                        value => encoded(value),
+                    };
+                    if line.len() + name.len() + value.len() < MAX_LINE {
+                        push(&mut line, &name, &value);
+                    } else if line.len() + name.len() + 6 * SHORT_FIELD < MAX_LINE {
+                        push(&mut line, &name, &encoded(&text::cut(&value, SHORT_FIELD)));
+                    }
                 }
-                writeln!(out, "}}")
+                writeln!(out, "{line}}}")
             }
             Encoding::Console => {
                 write!(out, "{ts} {:<5} {}", level(metadata.level()), fields.message)?;
@@ -91,6 +125,17 @@ where
             }
         }
     }
+}
+
+/// Whether the text is JSON, and whole: a long one was cut.
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+}
+
+/// Adds one key and its value, already JSON.
+fn push(line: &mut String, name: &str, value: &str) {
+    // Names are written in our code, or are identifiers in a library's.
+    line.extend([",\"", name, "\":", value]);
 }
 
 /// As JSON. Printing a `Value` says the same several times slower, a character at a time.
@@ -112,7 +157,7 @@ fn level(level: &Level) -> &'static str {
 struct Fields {
     message: String,
     logger: Option<String>,
-    /// In the order the code names them; names are Rust identifiers and need no escaping.
+    /// In the order the code names them.
     rest: Vec<(&'static str, Value)>,
 }
 
@@ -127,6 +172,15 @@ impl Fields {
             name => self.rest.push((name, value.into())),
         }
     }
+
+    fn value(&mut self, field: &Field, value: Value) {
+        match field.name() {
+            name if TEXT_KEYS.contains(&name) || ["message", "logger"].contains(&name) => {
+                self.text(field, &value.to_string());
+            }
+            name => self.rest.push((name, value)),
+        }
+    }
 }
 
 impl Visit for Fields {
@@ -139,18 +193,115 @@ impl Visit for Fields {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.rest.push((field.name(), value.into()));
+        self.value(field, value.into());
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.rest.push((field.name(), value.into()));
+        self.value(field, value.into());
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.rest.push((field.name(), value.into()));
+        self.value(field, value.into());
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.rest.push((field.name(), value.into()));
+        self.value(field, value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+
+    use super::*;
+    use parking_lot::Mutex;
+
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Buffer {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    /// What is printed, as JSON, and how long the line is.
+    fn printed(say: impl FnOnce()) -> (Value, usize) {
+        let buffer = Buffer::default();
+        let layer = tracing_subscriber::fmt::layer().event_format(Lines(Encoding::Json)).with_writer(buffer.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), say);
+        let text = String::from_utf8(buffer.0.lock().clone()).expect("text");
+        assert_eq!(text.matches('\n').count(), 1, "{text}");
+        (serde_json::from_str(&text).expect("one JSON object"), text.len())
+    }
+
+    #[test]
+    fn a_line_is_short_enough_whatever_is_in_it() {
+        for filler in ["x", "\u{1}", "😀", "\""] {
+            let long = filler.repeat(100_000);
+            let (line, length) = printed(|| {
+                tracing::error!(
+                    a = long,
+                    b = long,
+                    c = long,
+                    d = long,
+                    e = long,
+                    f = long,
+                    g = long,
+                    h = long,
+                    alert = long,
+                    i = long,
+                    j = long,
+                    k = long,
+                    l = long,
+                    m = long,
+                    n = long,
+                    o = long,
+                    p = long,
+                    error = long,
+                    "{long}"
+                );
+            });
+            assert!(length < 64 << 10, "{length}");
+            assert!(line["msg"].is_string() && line["a"].is_string(), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_flux_reads_is_text() {
+        let (line, _) = printed(|| {
+            tracing::warn!(
+                logger = 1,
+                error = 2,
+                name = true,
+                namespace = 1.5,
+                level = "mine",
+                ts = 7,
+                count = 3,
+                controllerKind = "Provider",
+                "reconciler kind" = "AlertProvider",
+                alert = r#"{"name":"a"}"#,
+                "text"
+            );
+        });
+        for key in ["level", "ts", "msg", "logger", "error", "name", "namespace", "controllerKind", "reconciler kind"] {
+            assert!(line[key].is_string(), "{key} in {line}");
+        }
+        assert_eq!((&line["level"], &line["field.level"]), (&"info".into(), &"mine".into()));
+        assert_eq!((&line["field.ts"], &line["count"], &line["alert"]["name"]), (&7.into(), &3.into(), &"a".into()));
     }
 }

@@ -5,10 +5,12 @@
 
 mod classify;
 mod client;
+mod mask;
 mod target;
 
 pub use classify::{SendError, retry_after};
 pub use client::{ClientError, Clients, TlsConfig};
+pub use mask::{Masks, SHORTEST, SHORTEST_OTHER};
 pub use target::{Target, sensitive};
 
 use bytes::Bytes;

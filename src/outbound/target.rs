@@ -8,7 +8,7 @@ use http::header::{AUTHORIZATION, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use url::Url;
 
-use super::{MAX_ANSWER, MAX_ERROR_BODY, MAX_REDIRECTS, Request, SendError, Sent, retry_after};
+use super::{MAX_ANSWER, MAX_ERROR_BODY, MAX_REDIRECTS, Masks, Request, SendError, Sent, retry_after};
 use crate::clock::Clock;
 use crate::secret::Secret;
 
@@ -27,6 +27,9 @@ pub struct Target {
     pub password: Option<Secret>,
     /// From key `headers`: sent with every request, over our own.
     pub headers: HeaderMap,
+    /// What must not be read in an answer: every value of the Provider's Secrets, and what was made
+    /// of them.
+    pub masks: Masks,
     /// One try may take this long.
     pub timeout: Duration,
     /// The pooled client.
@@ -80,37 +83,27 @@ impl Target {
         sent: &HeaderMap,
         response: &mut reqwest::Response,
     ) -> SendError {
+        // Twice of what is kept: a credential must not be cut before it is masked.
         let mut body = Vec::new();
         while let Ok(Some(chunk)) = response.chunk().await {
-            body.extend_from_slice(&chunk[..chunk.len().min(MAX_ERROR_BODY - body.len())]);
-            if body.len() >= MAX_ERROR_BODY {
+            body.extend_from_slice(&chunk[..chunk.len().min(2 * MAX_ERROR_BODY - body.len())]);
+            if body.len() >= 2 * MAX_ERROR_BODY {
                 break;
             }
         }
-        SendError::Status { status, retry_after, body: self.masked(&String::from_utf8_lossy(&body), sent) }
+        let mut body = self.masked(&String::from_utf8_lossy(&body), sent);
+        body.truncate(body.floor_char_boundary(MAX_ERROR_BODY));
+        SendError::Status { status, retry_after, body }
     }
 
     /// `text` with every credential of this Target replaced, and what `sent` made of it: some servers
     /// answer with the request.
     fn masked(&self, text: &str, sent: &HeaderMap) -> String {
-        /// Shorter ones would blot out ordinary words, and are no secrets.
-        const SHORTEST: usize = 4;
-        /// A part of an address this long is a key, not a name.
-        const KEY: usize = 16;
         let sensitive = sent.values().filter(|value| value.is_sensitive());
         let headers = self.headers.values().chain(sensitive).filter_map(|value| value.to_str().ok());
         // Without the scheme too: `Basic` and its like.
         let headers = headers.flat_map(|value| [value, value.rsplit(' ').next().unwrap_or(value)]);
-        let secrets = [&self.token, &self.password].into_iter().flatten().chain([&self.address]).map(Secret::expose);
-        // Bitbucket's tokens can be `user:password`.
-        let password = self.token.iter().filter_map(|token| Some(token.expose().split_once(':')?.1));
-        let parts = self.address.expose().split(['/', '?', '&', '=', '#', '@', ':']).filter(|part| part.len() >= KEY);
-        secrets
-            .chain(headers)
-            .chain(password)
-            .filter(|secret| secret.len() >= SHORTEST)
-            .chain(parts)
-            .fold(text.trim().to_owned(), |text, secret| text.replace(secret, "*****"))
+        self.masks.apply(text.trim(), headers)
     }
 }
 

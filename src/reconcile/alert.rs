@@ -5,16 +5,19 @@ use super::about_unknown;
 use crate::api::conditions::Desired;
 use crate::cluster::{LabelKind, Reach};
 use crate::delivery::resolve::Resolved;
+use crate::delivery::troubles::Trouble;
 use crate::matching::{CompiledAlert, Source};
 
 /// Ready and Healthy. `provider` is what became of the Provider it names; `None` when there is
-/// none. `reach` says of a source with `matchLabels` whether labels can be told there.
+/// none. `trouble` is what its deliveries meet with. `reach` says of a source with `matchLabels`
+/// whether labels can be told there.
 pub fn conditions(
     alert: &CompiledAlert,
     provider: Option<&Resolved>,
+    trouble: Option<&Trouble>,
     reach: impl Fn(&Source) -> Reach,
 ) -> Vec<Desired> {
-    vec![ready(alert), healthy(alert, provider, reach)]
+    vec![ready(alert), healthy(alert, provider, trouble, reach)]
 }
 
 fn ready(alert: &CompiledAlert) -> Desired {
@@ -28,7 +31,12 @@ fn ready(alert: &CompiledAlert) -> Desired {
     }
 }
 
-fn healthy(alert: &CompiledAlert, provider: Option<&Resolved>, reach: impl Fn(&Source) -> Reach) -> Desired {
+fn healthy(
+    alert: &CompiledAlert,
+    provider: Option<&Resolved>,
+    trouble: Option<&Trouble>,
+    reach: impl Fn(&Source) -> Reach,
+) -> Desired {
     let named = &alert.provider;
     if let Some(problem) = alert.problems.first() {
         return Desired::unhealthy(problem.reason, problem.message.clone());
@@ -40,6 +48,9 @@ fn healthy(alert: &CompiledAlert, provider: Option<&Resolved>, reach: impl Fn(&S
         ),
         Some(Err(error)) => {
             Desired::unhealthy(error.reason, format!("Provider {named} cannot be used: {}", error.message))
+        }
+        Some(Ok(_)) if let Some(trouble) = trouble => {
+            Desired::unhealthy(trouble.reason, format!("deliveries to Provider {named} fail: {}", trouble.text))
         }
         Some(Ok(_)) => {
             let mut unreachable = alert.selected_by_label().filter_map(|source| labels(source, reach(source)));

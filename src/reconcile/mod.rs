@@ -4,6 +4,7 @@
 //! refers to; they are written only when they differ from what stands (rule R5).
 
 pub mod alert;
+mod events;
 pub mod provider;
 mod writer;
 
@@ -13,13 +14,18 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 
+pub use self::events::Events;
+use self::events::Happening;
 pub use self::writer::{ClusterWriter, LogWriter, StatusWriter, WriteError};
 use crate::api::conditions::{Condition, Desired};
 use crate::clock::Clock;
 use crate::cluster::{ObjectKind, ObjectRef, Observed, Reach, Stores};
+use crate::compose::METADATA_CONFLICTS;
 use crate::delivery::resolve::{Resolved, Resolver, SECRET_NOT_READ};
+use crate::delivery::troubles::{About, Trouble, Troubles};
 use crate::matching::Source;
-use crate::view::View;
+use crate::ops::metrics::{Metrics, Reconciled};
+use crate::view::{ProviderView, View};
 
 /// Writes under way at once; see the reads of `cluster::secrets`, whose connections they share.
 const WRITES_AT_ONCE: usize = 3;
@@ -42,8 +48,23 @@ pub struct Reconciler {
     resolver: Arc<Resolver>,
     clock: Arc<dyn Clock>,
     writer: Arc<dyn StatusWriter>,
+    metrics: Arc<Metrics>,
+    troubles: Arc<Troubles>,
+    /// `None` without a cluster.
+    events: Option<Events>,
+    told: HashMap<ObjectRef, News>,
+    /// UID and generation of Alerts whose conflicts were told of.
+    conflicts_told: HashMap<ObjectRef, (Arc<str>, i64)>,
     written: HashMap<ObjectRef, VecDeque<Instant>>,
     waiting: HashMap<ObjectRef, Instant>,
+}
+
+/// What an Event says is wrong with an object.
+#[derive(Debug, PartialEq, Eq)]
+struct News {
+    reason: &'static str,
+    message: String,
+    count: u64,
 }
 
 /// What to do about an object now.
@@ -62,8 +83,23 @@ impl Reconciler {
         resolver: Arc<Resolver>,
         clock: Arc<dyn Clock>,
         writer: Arc<dyn StatusWriter>,
+        metrics: Arc<Metrics>,
+        troubles: Arc<Troubles>,
+        events: Option<Events>,
     ) -> Self {
-        Self { stores, resolver, clock, writer, written: HashMap::new(), waiting: HashMap::new() }
+        Self {
+            stores,
+            resolver,
+            clock,
+            writer,
+            metrics,
+            troubles,
+            events,
+            told: HashMap::new(),
+            conflicts_told: HashMap::new(),
+            written: HashMap::new(),
+            waiting: HashMap::new(),
+        }
     }
 
     /// Runs for ever.
@@ -92,20 +128,26 @@ impl Reconciler {
             }
             let results: Vec<_> = futures::stream::iter(writes)
                 .map(|(object, observed, conditions)| {
-                    let writer = self.writer.clone();
+                    let (writer, clock) = (self.writer.clone(), self.clock.clone());
                     async move {
+                        let began = clock.now();
                         let written = writer.write(&object, &observed, &conditions).await;
-                        (object, written)
+                        (object, written, clock.now().saturating_duration_since(began))
                     }
                 })
                 .buffer_unordered(WRITES_AT_ONCE)
                 .collect()
                 .await;
-            for (object, result) in results {
+            for (object, result, took) in results {
+                let controller = controller(object.kind);
                 match result {
-                    Ok(()) => self.written.entry(object).or_default().push_back(self.clock.now()),
-                    Err(WriteError::Gone) => {}
+                    Ok(()) => {
+                        self.metrics.reconcile(controller, Reconciled::Success, took);
+                        self.written.entry(object).or_default().push_back(self.clock.now());
+                    }
+                    Err(WriteError::Gone) => self.metrics.reconcile(controller, Reconciled::Success, took),
                     Err(WriteError::Retry) => {
+                        self.metrics.reconcile(controller, Reconciled::Error, took);
                         self.waiting.insert(object, self.clock.now() + RETRY);
                     }
                 }
@@ -119,8 +161,12 @@ impl Reconciler {
         now: Instant,
         writes: &mut Vec<(ObjectRef, Observed, Option<Vec<Condition>>)>,
     ) {
+        let began = self.clock.now();
         let Some(observed) = self.stores.observed(&object) else {
             self.written.remove(&object);
+            self.told.remove(&object);
+            self.conflicts_told.remove(&object);
+            self.troubles.forget(&about(&object));
             return;
         };
         if observed.finalizers_to_strip.is_some() {
@@ -129,19 +175,24 @@ impl Reconciler {
             return;
         }
         let Some(desired) = self.desired(&object) else { return };
+        self.tell(&object, &observed, &desired);
         let written = self.written.entry(object.clone()).or_default();
         while written.front().is_some_and(|at| now.saturating_duration_since(*at) >= WINDOW) {
             written.pop_front();
         }
+        // Counted once each: what is written, when that ended.
+        let controller = controller(object.kind);
+        let took = || self.clock.now().saturating_duration_since(began);
         match step(&desired, &observed, written, now) {
             Step::Write => {
                 let conditions = conditions(&desired, &observed, self.clock.wall());
                 writes.push((object, observed, Some(conditions)));
             }
             Step::Wait(until) => {
+                self.metrics.reconcile(controller, Reconciled::RequeueAfter, took());
                 self.waiting.insert(object, until);
             }
-            Step::Nothing => {}
+            Step::Nothing => self.metrics.reconcile(controller, Reconciled::Success, took()),
         }
         if written.is_empty() {
             // Nothing to remember: what is not written lately may be written at once.
@@ -163,7 +214,8 @@ impl Reconciler {
             ObjectKind::Provider => {
                 let view = self.stores.provider(&object.key)?;
                 let resolved = self.resolver.resolve(&view);
-                known(&resolved).then(|| provider::conditions(&view, &resolved))
+                let trouble = self.trouble(object, Some(&view));
+                known(&resolved).then(|| provider::conditions(&view, &resolved, trouble.as_ref()))
             }
             ObjectKind::Alert => {
                 let alert = self.stores.index.get(&object.key)?;
@@ -172,9 +224,116 @@ impl Reconciler {
                 let reach = |source: &Source| self.stores.labels.reach(&source.kind, &source.namespace);
                 let all_known = resolved.as_ref().is_none_or(known)
                     && !alert.selected_by_label().any(|source| reach(source) == Reach::Syncing);
-                all_known.then(|| alert::conditions(&alert, resolved.as_ref(), reach))
+                let trouble = self.trouble(object, view.as_deref());
+                all_known.then(|| alert::conditions(&alert, resolved.as_ref(), trouble.as_ref(), reach))
             }
         }
+    }
+
+    /// What deliveries through this Provider meet with.
+    fn trouble(&self, object: &ObjectRef, provider: Option<&ProviderView>) -> Option<Trouble> {
+        let (uid, version) = provider.map_or(("", 0), |view| (&*view.provider.meta.uid, view.version));
+        self.troubles.of(&about(object), uid, version)
+    }
+
+    /// Tells of what began, by Events.
+    fn tell(&mut self, object: &ObjectRef, observed: &Observed, desired: &[Desired]) {
+        let Some(events) = self.events.clone().filter(Events::leads) else { return };
+        let news = self.news(object, desired);
+        match (self.told.get(object), &news) {
+            (Some(told), Some(news)) if told.reason == news.reason && told.message == news.message => {
+                if news.count > told.count {
+                    let times = news.count - told.count;
+                    events.tell(
+                        object,
+                        observed,
+                        Happening { times, ..Happening::warning(news.reason, &news.message) },
+                    );
+                }
+            }
+            // What an earlier process told of a spec stands in the conditions. Of deliveries it may not
+            // have told: they are tried anew.
+            (None, Some(news)) if news.reason != DISPATCH_FAILED && !differs(desired, observed) => {}
+            (_, Some(news)) => {
+                let times = news.count;
+                events.tell(object, observed, Happening { times, ..Happening::warning(news.reason, &news.message) });
+            }
+            (_, None) => {}
+        }
+        match news {
+            Some(news) => self.told.insert(object.clone(), news),
+            None => self.told.remove(object),
+        };
+        self.tell_of_conflicts(&events, object, observed);
+    }
+
+    /// What an Event would say is wrong now.
+    fn news(&self, object: &ObjectRef, desired: &[Desired]) -> Option<News> {
+        let news = |reason, message: &str, count| News { reason, message: message.to_owned(), count };
+        let wrong = |kind| desired.iter().find(|is| is.kind == kind && !is.ok);
+        if let Some(ready) = wrong("Ready") {
+            return Some(news("InvalidConfig", &ready.message, 1));
+        }
+        let healthy = wrong("Healthy")?;
+        if object.kind != ObjectKind::Alert {
+            // The Alerts are told what it means to them; the Provider's condition has it.
+            return None;
+        }
+        let alert = self.stores.index.get(&object.key)?;
+        if let Some(problem) = alert.problems.first() {
+            let reason = if problem.reason == SOURCE_FETCH_FAILED { SOURCE_FETCH_FAILED } else { "InvalidConfig" };
+            return Some(news(reason, &healthy.message, 1));
+        }
+        // Not before something was to be told: a Provider may be created after its Alert.
+        let trouble = self.trouble(object, self.stores.provider(&alert.provider).as_deref())?;
+        Some(news(DISPATCH_FAILED, &healthy.message, trouble.count))
+    }
+
+    fn tell_of_conflicts(&mut self, events: &Events, object: &ObjectRef, observed: &Observed) {
+        if object.kind != ObjectKind::Alert {
+            return;
+        }
+        let Some(alert) = self.stores.index.get(&object.key) else { return };
+        let Some(conflicts) = alert.conflicts.get() else { return };
+        let of = (alert.uid.clone(), alert.generation);
+        if self.conflicts_told.get(object) == Some(&of) {
+            return;
+        }
+        self.conflicts_told.insert(object.clone(), of);
+        let annotations = conflicts.iter().map(|(key, sources)| (key.clone(), sources.join(", "))).collect();
+        let happening = Happening::warning("MetadataAppendFailed", METADATA_CONFLICTS);
+        events.tell(object, observed, Happening { annotations, ..happening });
+    }
+}
+
+/// The reason of a problem, and of the Event about it, when an object named by an Alert cannot be
+/// read.
+const SOURCE_FETCH_FAILED: &str = "SourceFetchFailed";
+
+/// The reason of the Event about deliveries.
+const DISPATCH_FAILED: &str = "NotificationDispatchFailed";
+
+/// The object in `delivery`'s words.
+fn about(object: &ObjectRef) -> About {
+    match object.kind {
+        ObjectKind::Alert => About::Alert(object.key.clone()),
+        ObjectKind::Provider => About::Provider(object.key.clone()),
+    }
+}
+
+/// Whether status, reason or message of a condition differ from what stands.
+fn differs(desired: &[Desired], observed: &Observed) -> bool {
+    desired.iter().any(|want| {
+        let standing = observed.conditions.iter().find(|is| is.kind == want.kind);
+        standing.is_none_or(|is| is.status != want.status() || is.reason != want.reason || is.message != want.message)
+    })
+}
+
+/// What the metrics call it.
+fn controller(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Alert => "alert",
+        ObjectKind::Provider => "provider",
     }
 }
 

@@ -4,6 +4,7 @@ use super::about_unknown;
 use crate::api::Provider;
 use crate::api::conditions::Desired;
 use crate::delivery::resolve::Resolved;
+use crate::delivery::troubles::Trouble;
 use crate::view::ProviderView;
 
 /// Annotations Herald knows on a Provider.
@@ -17,17 +18,21 @@ const ANNOTATION_VALUES: [(&str, &[&str]); 3] = [
     ("herald.sh/system-roots", &["append"]),
 ];
 
-/// Ready and Healthy.
-pub fn conditions(view: &ProviderView, resolved: &Resolved) -> Vec<Desired> {
+/// Ready and Healthy. `trouble` is what its deliveries meet with.
+pub fn conditions(view: &ProviderView, resolved: &Resolved, trouble: Option<&Trouble>) -> Vec<Desired> {
     let provider = &view.provider;
     if let Some(Err(error)) = &view.expression {
         let message = format!("spec.commitStatusExpr cannot be used: {error}");
         let unhealthy = Desired::unhealthy("InvalidExpression", message.clone());
         return vec![Desired::not_ready("InvalidExpression", message), unhealthy];
     }
-    let error = match resolved {
-        Ok(_) => return vec![Desired::ready(), healthy(provider)],
-        Err(error) => error,
+    let error = match (resolved, trouble) {
+        (Ok(_), Some(trouble)) => {
+            let unhealthy = Desired::unhealthy(trouble.reason, format!("deliveries fail: {}", trouble.text));
+            return vec![Desired::ready(), unhealthy];
+        }
+        (Ok(_), None) => return vec![Desired::ready(), healthy(provider)],
+        (Err(error), _) => error,
     };
     let ready = if error.terminal { Desired::not_ready(error.reason, error.message.clone()) } else { Desired::ready() };
     vec![ready, Desired::unhealthy(error.reason, error.message.clone())]

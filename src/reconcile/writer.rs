@@ -11,10 +11,11 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use parking_lot::Mutex;
 use serde_json::json;
 
+use super::events::{Events, Happening};
 use crate::api::conditions::Condition;
 use crate::cluster::discovery;
 use crate::cluster::lease::Claim;
-use crate::cluster::{ObjectRef, Observed};
+use crate::cluster::{ObjectKind, ObjectRef, Observed};
 
 /// The field manager of server-side apply.
 const MANAGER: &str = "herald";
@@ -47,14 +48,15 @@ pub struct ClusterWriter {
     client: Client,
     api: discovery::Api,
     claim: Claim,
+    events: Events,
     /// The CRDs have no status subresource (Flux's have none): said once, then not tried again.
     resting: AtomicBool,
 }
 
 impl ClusterWriter {
     /// A writer to what `api` found.
-    pub fn new(client: Client, api: discovery::Api, claim: Claim) -> Self {
-        let writer = Self { client, resting: AtomicBool::new(false), api, claim };
+    pub fn new(client: Client, api: discovery::Api, claim: Claim, events: Events) -> Self {
+        let writer = Self { client, resting: AtomicBool::new(false), api, claim, events };
         if !writer.api.has_status {
             writer.rest();
         }
@@ -115,10 +117,17 @@ impl ClusterWriter {
                 tracing::info!(
                     logger = "reconcile",
                     controllerKind = %object.kind,
+                    "reconciler kind" = cli_kind(object.kind),
                     name = %object.key.name,
                     namespace = %object.key.namespace,
+                    Alert = form(object, ObjectKind::Alert),
+                    Provider = form(object, ObjectKind::Provider),
                     "took an old finalizer off the object, which is being deleted"
                 );
+                let kind = object.kind;
+                // As Flux's controller says it.
+                let message = format!("removed finalizer from {kind} to migrate to static {kind}");
+                self.events.tell(object, observed, Happening::normal("Migration", message));
                 Ok(())
             }
             // Changed meanwhile: the change brings the object here again.
@@ -131,8 +140,11 @@ impl ClusterWriter {
         tracing::warn!(
             logger = "reconcile",
             controllerKind = %object.kind,
+            "reconciler kind" = cli_kind(object.kind),
             name = %object.key.name,
             namespace = %object.key.namespace,
+            Alert = form(object, ObjectKind::Alert),
+            Provider = form(object, ObjectKind::Provider),
             error,
             "cannot write the object's conditions, will try again"
         );
@@ -164,6 +176,20 @@ impl StatusWriter for ClusterWriter {
     }
 }
 
+/// The object as `{name, namespace}` if it is of this kind, as the peer's lines have it.
+fn form(object: &ObjectRef, kind: ObjectKind) -> String {
+    let of_kind = || json!({"name": &*object.key.name, "namespace": &*object.key.namespace}).to_string();
+    if object.kind == kind { of_kind() } else { String::new() }
+}
+
+/// What the `flux` program calls the kind, where that is another word.
+fn cli_kind(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Alert => "",
+        ObjectKind::Provider => "AlertProvider",
+    }
+}
+
 /// Into the log, where there is no cluster to keep them.
 #[derive(Default)]
 pub struct LogWriter {
@@ -192,8 +218,11 @@ impl StatusWriter for LogWriter {
                     tracing::$level!(
                         logger = "reconcile",
                         controllerKind = %object.kind,
+                        "reconciler kind" = cli_kind(object.kind),
                         name = %object.key.name,
                         namespace = %object.key.namespace,
+                        Alert = form(object, ObjectKind::Alert),
+                        Provider = form(object, ObjectKind::Provider),
                         condition = %is.kind,
                         status = %is.status,
                         reason = %is.reason,

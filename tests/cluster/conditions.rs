@@ -22,7 +22,7 @@ impl Space<'_> {
 
     /// Waits until Herald has looked at everything that was changed before this call: each of its
     /// rounds takes all that changed, so after two more the first is over.
-    async fn looked_at(&self) {
+    pub(super) async fn looked_at(&self) {
         for round in 0..2 {
             for kind in ["Alert", "Provider"] {
                 let name = format!("sentinel-{}-{round}", uuid::Uuid::new_v4().simple());

@@ -224,7 +224,7 @@ async fn a_bare_kubectl_apply_of_the_folder_works() {
 async fn start(api: &ApiServer) -> App {
     let flags = ["herald", "--events-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0"];
     herald::install_tls_provider();
-    App::start(&Cli::parse_from(flags), Source::Cluster(api.client().await)).await.expect("Herald starts")
+    App::start(&Cli::parse_from(flags), Source::Cluster(api.client().await.into())).await.expect("Herald starts")
 }
 
 #[tokio::test]

@@ -6,9 +6,11 @@
 //! | `conditions` | what `kubectl get` says of Alerts and Providers, and when it is written |
 //! | `crds` | what the definitions take and refuse; Herald without them, on Flux's, on broken objects |
 //! | `deployment` | the program itself, as Flux's Deployment starts it |
+//! | `events` | Kubernetes Events and conditions on deliveries that fail, and what the API server's requests count as |
 //! | `finalizers` | objects that Flux's controller left a finalizer on can be deleted |
 //! | `guides` | the manifests of public guides, applied as they are written |
 //! | `labels` | what `matchLabels` selects, and what is said while labels cannot be read |
+//! | `leaks` | a planted credential shows nowhere, whatever goes wrong |
 //! | `lease` | which of several replicas leads, and what becomes of one that no longer does |
 //! | `rbac` | what `config/` installs is enough to work with, and renders |
 //! | `secrets` | a change is in use within two seconds, and an event costs the API server nothing |
@@ -22,9 +24,11 @@ mod support;
 mod conditions;
 mod crds;
 mod deployment;
+mod events;
 mod finalizers;
 mod guides;
 mod labels;
+mod leaks;
 mod lease;
 mod rbac;
 mod secrets;
@@ -33,6 +37,8 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::{Arc, Mutex};
 
+use herald::cluster::Connection;
+use herald::ops::logging::{self, Encoding, LogLevel};
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -112,14 +118,14 @@ impl<'a> Space<'a> {
     }
 
     /// The same under another identity or by another way.
-    async fn herald_as(&self, client: kube::Client) -> Herald {
+    async fn herald_as(&self, client: impl Into<Connection>) -> Herald {
         self.herald_with(client, &[]).await
     }
 
     /// The same with more flags.
-    async fn herald_with(&self, client: kube::Client, flags: &[&str]) -> Herald {
+    async fn herald_with(&self, client: impl Into<Connection>, flags: &[&str]) -> Herald {
         let namespace = format!("--runtime-namespace={}", self.name);
-        Herald::cluster(client, &[&["--watch-all-namespaces=false", &*namespace], flags].concat()).await
+        Herald::cluster(client, &[&["--watch-all-namespaces=false", &namespace], flags].concat()).await
     }
 
     /// The objects of a kind.
@@ -246,6 +252,13 @@ impl Log {
     fn start() -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Self::default();
         let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    /// As Herald prints it at its most talkative.
+    fn printed() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let subscriber = logging::subscriber(LogLevel::Trace, Encoding::Json, log.clone());
         (log, tracing::subscriber::set_default(subscriber))
     }
 

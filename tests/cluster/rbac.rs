@@ -9,6 +9,7 @@ use herald::cluster::LabelKind;
 use super::guides::flux_system;
 use super::support::app::DEADLINE;
 use super::support::flux::{alert, kustomization_event, provider, secret, sha};
+use super::support::forge::Fault;
 use super::support::wait;
 use super::{Space, cluster, forge, in_namespace, in_repository, repository, status_of, stderr};
 
@@ -30,6 +31,8 @@ async fn the_installed_permissions_are_enough() {
         ("list", "configmaps", "no"),
         ("watch", "kustomizations.kustomize.toolkit.fluxcd.io", "yes"),
         ("patch", "kustomizations.kustomize.toolkit.fluxcd.io", "no"),
+        ("list", "events", "no"),
+        ("create", "events.events.k8s.io", "no"),
         ("delete", "alerts.notification.toolkit.fluxcd.io", "no"),
         ("update", "providers.notification.toolkit.fluxcd.io", "no"),
     ] {
@@ -63,6 +66,15 @@ async fn the_installed_permissions_are_enough() {
         space.objects("Alert").get_opt("old").await.expect("the API server answers").is_none().then_some(())
     })
     .await;
+    space.event("Alert", "old", "Migration", 1).await;
+    // Created, then counted up.
+    for number in [2, 3] {
+        forge.fail(Fault::answer(422).writes());
+        assert_eq!(herald.post(&in_namespace(kustomization_event("web", &sha(number)), &space)).await, 202);
+        space.event("Alert", "all", "NotificationDispatchFailed", number - 1).await;
+        herald.post(&in_namespace(kustomization_event("web", &sha(number + 10)), &space)).await;
+        space.in_order("Alert", "all").await;
+    }
     herald.stop().await;
 }
 

@@ -131,7 +131,8 @@ async fn a_password_shows_in_no_log_line_however_it_was_sent() {
         forge.fail(Fault::answer(400).body(&format!("you are Basic {BASIC} with planted-password")).writes());
         let scene = scene(forge, git, secret).await;
         scene.tell([kustomization_event("web", &sha(1))]).await;
-        assert_eq!(logs.count(&["answered 400", "you are ***** with *****"]), 1, "what was said is told, masked");
+        // To the Alert and to the Provider.
+        assert_eq!(logs.count(&["answered 400", "you are ***** with *****"]), 2, "what was said is told, masked");
         for secret in ["planted-password", BASIC] {
             let leak = logs.text().lines().find(|line| line.contains(secret)).map(str::to_owned);
             assert_eq!(leak, None, "{kind}");

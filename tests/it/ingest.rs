@@ -200,7 +200,7 @@ async fn senders_come_again_until_the_alerts_are_known() {
     let config = kube::Config::new(url.parse().expect("an address"));
     let client = kube::Client::try_from(config).expect("a client");
     let flags = ["herald", "--events-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0"];
-    let app = App::start(&Cli::parse_from(flags), Source::Cluster(client)).await.expect("Herald starts");
+    let app = App::start(&Cli::parse_from(flags), Source::Cluster(client.into())).await.expect("Herald starts");
 
     let mut wire = Wire::connect(app.events).await;
     for _ in 0..2 {

@@ -4,12 +4,17 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use herald::ops::logging::{self, Encoding, LogLevel};
 use parking_lot::Mutex;
+use serde_json::{Value, json};
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::scene::Scene;
 use crate::support::app::DEADLINE;
+use crate::support::flux::{NAMESPACE, kustomization_event, sha};
+use crate::support::forge::Fault;
 use crate::support::wait;
 
 /// Collects until it is dropped.
@@ -27,6 +32,21 @@ impl Logs {
         let subscriber =
             tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_ansi(false).with_writer(lines.clone());
         Self { _guard: tracing::subscriber::set_default(subscriber.finish()), lines }
+    }
+
+    /// The lines as Herald prints them, with `--log-level=debug`.
+    pub fn printed() -> Self {
+        let lines = Lines::default();
+        let subscriber = logging::subscriber(LogLevel::Debug, Encoding::Json, lines.clone());
+        Self { _guard: tracing::subscriber::set_default(subscriber), lines }
+    }
+
+    /// What `flux logs` makes of them: it reads some keys as text, whatever the case of their letters, and
+    /// stops for good at a line that is longer than it reads or has anything else there.
+    pub fn as_flux_reads(&self) -> Vec<FluxLine> {
+        let text = self.text();
+        let lines = text.lines().filter(|line| line.starts_with('{'));
+        lines.map(FluxLine::read).collect()
     }
 
     /// Everything so far.
@@ -52,6 +72,111 @@ impl Logs {
     fn spoken(&self) -> String {
         self.text().lines().filter(|line| line.contains(" herald::")).collect::<Vec<_>>().join("\n")
     }
+}
+
+/// A line of the log, as `flux logs` has it. What is not there is empty.
+#[derive(Debug)]
+pub struct FluxLine {
+    pub level: String,
+    pub kind: String,
+    pub name: String,
+    pub namespace: String,
+    pub message: String,
+    pub error: String,
+    /// The whole of it.
+    pub json: Value,
+}
+
+impl FluxLine {
+    #[track_caller]
+    fn read(line: &str) -> Self {
+        assert!(line.len() < 64 << 10, "a line of {} bytes", line.len());
+        let json: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
+        let of = |key: &str| {
+            let mut text = String::new();
+            for (name, value) in json.as_object().expect("an object").iter() {
+                if name.eq_ignore_ascii_case(key) {
+                    text = value.as_str().unwrap_or_else(|| panic!("{name} is no text in {line}")).to_owned();
+                }
+            }
+            text
+        };
+        let time: jiff::Timestamp = of("ts").parse().unwrap_or_else(|error| panic!("{error} in {line}"));
+        assert!(time > jiff::Timestamp::UNIX_EPOCH && !of("logger").is_empty(), "{line}");
+        // What is asked for with --kind is compared with both.
+        let kind = [of("controllerKind"), of("reconciler kind")].join(" ").trim().to_owned();
+        Self {
+            level: of("level"),
+            kind,
+            name: of("name"),
+            namespace: of("namespace"),
+            message: of("msg"),
+            error: of("error"),
+            json,
+        }
+    }
+
+    /// Whether `flux logs --kind --name --namespace` shows it.
+    pub fn is_about(&self, kind: &str, name: &str) -> bool {
+        self.kind.split(' ').any(|is| is.eq_ignore_ascii_case(kind)) && self.name == name && self.namespace == NAMESPACE
+    }
+}
+
+#[tokio::test]
+async fn flux_logs_shows_what_became_of_an_alert_and_what_is_wrong_with_a_provider() {
+    let logs = Logs::printed();
+    let scene = Scene::of("github").await;
+    scene.tell([kustomization_event("web", &sha(1)).message(&"long ".repeat(50_000))]).await;
+    scene.forge.fail(Fault::answer(422).writes());
+    scene.tell([kustomization_event("web", &sha(2))]).await;
+    scene.end(2, 2).await;
+
+    let lines = logs.as_flux_reads();
+    let about = |kind, name| lines.iter().filter(move |line| line.is_about(kind, name)).collect::<Vec<_>>();
+    let ends: Vec<_> = about("alert", "all").into_iter().filter(|line| line.json.get("outcome").is_some()).collect();
+    let [told, given_up] = ends[..] else { panic!("{ends:#?}") };
+    assert_eq!((told.level.as_str(), told.message.as_str()), ("info", "notification delivered"));
+    assert_eq!(told.json["alert"], json!({"name": "all", "namespace": NAMESPACE, "providerName": "git"}));
+    assert_eq!((given_up.level.as_str(), given_up.message.as_str()), ("error", "notification given up"));
+    assert!(given_up.error.starts_with("answered 422"), "{given_up:?}");
+    // Both names it goes by.
+    for kind in ["Provider", "AlertProvider"] {
+        let failures: Vec<_> =
+            about(kind, "git").into_iter().filter(|line| line.message == "delivery failed").collect();
+        let [failure] = failures[..] else { panic!("{lines:#?}") };
+        assert_eq!(failure.level, "error");
+        assert!(failure.error.starts_with("answered 422"), "{failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_dead_provider_fills_no_log_and_every_end_is_told() {
+    const JOBS: u64 = 300;
+    let logs = Logs::printed();
+    let scene = Scene::of("github").await;
+    let refuse = |code| scene.forge.fail(Fault::answer(code).every(1));
+    // Refused for good, each of them; then put off, each of them.
+    refuse(400);
+    for number in 0..JOBS {
+        scene.post(&kustomization_event("web", &sha(number))).await;
+    }
+    scene.herald.idle().await;
+    scene.forge.recover();
+    refuse(404);
+    for number in JOBS..2 * JOBS {
+        scene.post(&kustomization_event("web", &sha(number))).await;
+    }
+    scene.quiet().await;
+
+    let lines = logs.as_flux_reads();
+    let count = |kind, message: &str| {
+        let name = if kind == "Alert" { "all" } else { "git" };
+        lines.iter().filter(|line| line.is_about(kind, name) && line.message == message).count() as u64
+    };
+    assert_eq!(count("Alert", "notification given up"), JOBS);
+    assert_eq!(count("Alert", "notification not delivered yet, will try again"), 1);
+    assert_eq!(count("Provider", "delivery failed"), 2, "of each class one");
+    scene.herald.stop().await;
 }
 
 impl Write for Lines {

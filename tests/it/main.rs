@@ -21,6 +21,7 @@ mod ingest;
 mod logs;
 mod manifests;
 mod matching;
+mod metrics;
 mod network;
 mod order;
 mod outbox;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Parser;
 use herald::app::{App, Source};
 use herald::cli::Cli;
+use herald::cluster::Connection;
 use serde_json::Value;
 
 use super::wait;
@@ -30,8 +31,8 @@ impl Herald {
     }
 
     /// Watches the cluster `client` speaks to.
-    pub async fn cluster(client: kube::Client, flags: &[&str]) -> Self {
-        Self::start(Source::Cluster(client), flags).await
+    pub async fn cluster(client: impl Into<Connection>, flags: &[&str]) -> Self {
+        Self::start(Source::Cluster(client.into()), flags).await
     }
 
     async fn start(source: Source, flags: &[&str]) -> Self {
@@ -61,6 +62,13 @@ impl Herald {
     pub async fn post(&self, event: &Value) -> u16 {
         let response = self.http.post(self.events_url()).body(event.to_string()).send().await;
         response.expect("Herald answers").status().as_u16()
+    }
+
+    /// The metrics as Prometheus is told them.
+    pub async fn metrics(&self) -> String {
+        let asked = self.http.get(format!("http://{}/metrics", self.app.metrics_at));
+        let answer = asked.header("accept", "application/openmetrics-text;version=1.0.0").send().await;
+        answer.expect("Herald answers").text().await.expect("metrics are text")
     }
 
     /// Waits until everything accepted was told or given up.

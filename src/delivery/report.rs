@@ -1,0 +1,381 @@
+//! What is told of how a job goes: counts, lines of the log, and the troubles that stand. `delivery`
+//! calls it, once for each end of a job and whenever one is put off.
+//!
+//! The end of a job is one line about its Alert, always. A failure is one about its Provider as well,
+//! and a job that is first put off one about each; these two kinds are bounded, because one dead
+//! Provider fails thousands of jobs in the same way.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde_json::json;
+
+use super::Inner;
+use super::resolve::ResolveError;
+use super::troubles::{About, Troubles};
+use crate::api::Key;
+use crate::compose::Notice;
+use crate::ops::metrics::Outcome;
+use crate::outbound::SendError;
+use crate::outbox::{Job, NewJob};
+use crate::vendors;
+
+/// A line about a Provider, or about a job that is put off, speaks for its like this long.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// Lines that speak for others, at most.
+const MAX_QUIET: usize = 4096;
+
+/// The class of lines about deliveries that work again.
+const WORKS: &str = "Works";
+
+/// A job that is put off this long, or for the [`PERSISTENT`]th time, is a trouble that stands: not
+/// a hiccup, which mends itself before anybody has read of it.
+const LONG: Duration = Duration::from_secs(60);
+
+/// See [`LONG`]. Backoff has the fourth try about 7 s after the first, at the latest.
+const PERSISTENT: u32 = 4;
+
+/// What was told, and what stands.
+#[derive(Default)]
+pub(super) struct Telling {
+    /// For conditions and Events.
+    pub troubles: Arc<Troubles>,
+    quiet: Quiet,
+}
+
+/// Why a job is not delivered, or not yet. `Display` is for the log: it has everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why {
+    /// CamelCase class, such as `Unauthorized`: a condition's reason.
+    pub reason: &'static str,
+    /// Class and code in words that every tenant may read; never a remote's own (rule R5).
+    pub text: String,
+    /// What the remote said, for the log.
+    remote: String,
+    /// The job was tried this often, and will not be again.
+    tries: Option<u32>,
+    /// Somebody asked for it: nothing is wrong.
+    asked: bool,
+}
+
+impl Why {
+    /// A reason of our own.
+    pub fn new(reason: &'static str, text: impl Into<String>) -> Self {
+        Self { reason, text: text.into(), remote: String::new(), tries: None, asked: false }
+    }
+
+    /// The Provider is suspended.
+    pub fn suspended() -> Self {
+        Self { asked: true, ..Self::new("Suspended", "the Provider is suspended") }
+    }
+
+    /// A request that did not work.
+    pub fn sent(error: &SendError) -> Self {
+        let reason = match error {
+            SendError::Connect | SendError::Timeout | SendError::Broken => "Unreachable",
+            SendError::Tls(_) => "TLSFailed",
+            SendError::Redirect | SendError::NotTheVendor { .. } | SendError::TooLarge => "UnexpectedAnswer",
+            SendError::Status { status, retry_after, .. } => match (status.as_u16(), retry_after) {
+                (429, _) | (403, Some(_)) => "RateLimited",
+                (401 | 407, _) => "Unauthorized",
+                (403, None) => "Forbidden",
+                (404, _) => "NotFound",
+                (500..=599, _) => "ServerError",
+                _ => "Rejected",
+            },
+        };
+        // What is wrong with a certificate tells of hosts that a tenant may not reach.
+        let (text, remote) = match error {
+            SendError::Tls(detail) => ("the TLS handshake failed".to_owned(), detail.clone()),
+            other => (other.to_string(), other.body().to_owned()),
+        };
+        Self { reason, text, remote, tries: None, asked: false }
+    }
+
+    /// A Provider that cannot be used as it stands.
+    pub fn resolving(error: ResolveError) -> Self {
+        Self::new(error.reason, error.message)
+    }
+
+    /// The same, and it was the last try.
+    pub fn after(self, tries: u32) -> Self {
+        Self { tries: Some(tries), ..self }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        if !self.remote.is_empty() {
+            write!(f, ": {}", self.remote)?;
+        }
+        match self.tries {
+            Some(tries) => write!(f, "; given up after {tries} tries"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Inner {
+    /// The job is over; `why` when it failed.
+    pub(super) fn report(&self, job: &Job, outcome: Outcome, why: Option<&Why>) {
+        let new = &job.new;
+        let now = self.clock.now();
+        let view = self.view.provider_by_uid(new.subject.provider());
+        let row = view.as_ref().and_then(|view| vendors::row(&view.provider.spec.kind));
+        let kind = row.map_or("", |row| row.name);
+        let took = now.saturating_duration_since(new.stamp.arrived);
+        self.metrics.notification(outcome, kind);
+        if outcome == Outcome::Delivered {
+            self.metrics.delivery(kind, took);
+        }
+        let (state, commit) = match &new.notice {
+            Notice::CommitStatus(status) => (status.state.to_string(), &*status.commit),
+            Notice::Event(_) => (String::new(), ""),
+        };
+        let seconds = took.as_secs_f64();
+        macro_rules! line {
+            ($level:ident, $message:literal $(, $field:ident = $value:expr)*) => {
+                tracing::$level!(
+                    logger = "delivery",
+                    controllerKind = "Alert",
+                    name = %new.alert.name,
+                    namespace = %new.alert.namespace,
+                    alert = alert(new),
+                    provider = %new.provider,
+                    object = %new.object,
+                    outcome = outcome.label(),
+                    state,
+                    commit,
+                    seconds,
+                    $($field = $value,)*
+                    $message
+                )
+            };
+        }
+        match (outcome, why) {
+            (Outcome::Delivered, _) => line!(info, "notification delivered"),
+            (_, Some(why)) => line!(error, "notification given up", error = why.to_string()),
+            _ => line!(debug, "nothing to send"),
+        }
+        match why {
+            Some(why) => self.failed(job, why, true),
+            // An unchanged status may be told by memory alone; after a failed try it was read.
+            None if outcome == Outcome::Delivered || (outcome == Outcome::Unchanged && job.attempts > 0) => {
+                self.worked(new);
+            }
+            None => {}
+        }
+    }
+
+    /// The job will be tried again after the pause.
+    pub(super) fn put_off(&self, job: &Job, pause: Duration, why: &Why) {
+        let new = &job.new;
+        // The first failure of a job is worth a line; the rest are its echo.
+        if job.attempts == 0
+            && let Some(unsaid) =
+                self.telling.quiet.admit(About::Alert(new.alert.clone()), why.reason, self.clock.now())
+        {
+            tracing::warn!(
+                logger = "delivery",
+                controllerKind = "Alert",
+                name = %new.alert.name,
+                namespace = %new.alert.namespace,
+                alert = alert(new),
+                provider = %new.provider,
+                object = %new.object,
+                retryInSeconds = pause.as_secs(),
+                notLogged = unsaid,
+                error = why.to_string(),
+                "notification not delivered yet, will try again"
+            );
+        }
+        if job.attempts == 0 || pause >= LONG || job.attempts + 1 >= PERSISTENT {
+            self.failed(job, why, pause >= LONG || job.attempts + 1 >= PERSISTENT);
+        }
+    }
+
+    /// Tells of the Provider; `stands`: it is a trouble of Provider and Alert.
+    fn failed(&self, job: &Job, why: &Why, stands: bool) {
+        let new = &job.new;
+        let now = self.clock.now();
+        if why.asked {
+            return;
+        }
+        if let Some(unsaid) = self.telling.quiet.admit(About::Provider(new.provider.clone()), why.reason, now) {
+            tracing::error!(
+                logger = "delivery",
+                controllerKind = "Provider",
+                "reconciler kind" = "AlertProvider",
+                name = %new.provider.name,
+                namespace = %new.provider.namespace,
+                object = %new.object,
+                reason = why.reason,
+                notLogged = unsaid,
+                error = why.to_string(),
+                "delivery failed"
+            );
+        }
+        let uid = new.subject.provider();
+        if let Some(version) = self.provider_version(job)
+            && stands
+        {
+            self.telling.troubles.failed(abouts(new), uid, version, why.reason, &why.text, now);
+        }
+    }
+
+    /// Says how many lines about each Provider were not said, once the one that spoke for them is a
+    /// minute old. Called every so often.
+    pub(super) fn say_unsaid(&self) {
+        for (about, reason, count) in self.telling.quiet.unsaid(self.clock.now()) {
+            // An Alert has a line for each end of its own.
+            let About::Provider(key) = about else { continue };
+            tracing::error!(
+                logger = "delivery",
+                controllerKind = "Provider",
+                "reconciler kind" = "AlertProvider",
+                name = %key.name,
+                namespace = %key.namespace,
+                reason,
+                notLogged = count,
+                error = "the same as before",
+                "deliveries failed"
+            );
+        }
+    }
+
+    fn worked(&self, new: &NewJob) {
+        let Some(stood) = self.telling.troubles.worked(|| abouts(new)) else { return };
+        let about = About::Provider(new.provider.clone());
+        let Some(unsaid) = self.telling.quiet.admit(about, WORKS, self.clock.now()) else { return };
+        tracing::info!(
+            logger = "delivery",
+            controllerKind = "Provider",
+            "reconciler kind" = "AlertProvider",
+            name = %new.provider.name,
+            namespace = %new.provider.namespace,
+            reason = stood.reason,
+            failures = stood.count,
+            notLogged = unsaid,
+            "deliveries work again"
+        );
+    }
+}
+
+/// Provider and Alert of a job, in this order.
+fn abouts(new: &NewJob) -> [About; 2] {
+    [About::Provider(new.provider.clone()), About::Alert(new.alert.clone())]
+}
+
+/// The Alert as the peer's lines have it.
+fn alert(new: &NewJob) -> String {
+    let Key { namespace, name } = &new.alert;
+    json!({"name": &**name, "namespace": &**namespace, "providerName": &*new.provider.name}).to_string()
+}
+
+/// Which lines were said lately, and how many of their like were not since.
+#[derive(Debug, Default)]
+struct Quiet(Mutex<HashMap<(About, &'static str), Line>>);
+
+/// When a line was said, and how many of its like were not since.
+type Line = (Instant, u64);
+
+impl Quiet {
+    /// Whether a line of this object and class may be said; if so, how many were not since the last.
+    fn admit(&self, about: About, reason: &'static str, now: Instant) -> Option<u64> {
+        let mut said = self.0.lock();
+        if said.len() >= MAX_QUIET {
+            said.retain(|_, (at, _)| now.saturating_duration_since(*at) < QUIET);
+        }
+        let room = said.len() < MAX_QUIET;
+        match said.entry((about, reason)) {
+            Entry::Vacant(entry) => room.then(|| {
+                entry.insert((now, 0));
+                0
+            }),
+            Entry::Occupied(mut entry) => {
+                let (at, unsaid) = entry.get_mut();
+                if now.saturating_duration_since(*at) < QUIET {
+                    *unsaid += 1;
+                    return None;
+                }
+                *at = now;
+                Some(std::mem::take(unsaid))
+            }
+        }
+    }
+
+    /// What was not said of each class whose last line no longer speaks for it. Those with nothing
+    /// are forgotten, the others spoken for by whoever says it.
+    fn unsaid(&self, now: Instant) -> Vec<(About, &'static str, u64)> {
+        let mut found = Vec::new();
+        self.0.lock().retain(|(about, reason), (at, unsaid)| {
+            let old = now.saturating_duration_since(*at) >= QUIET;
+            if old && *unsaid > 0 {
+                found.push((about.clone(), *reason, std::mem::take(unsaid)));
+                *at = now;
+                return true;
+            }
+            !old
+        });
+        // "Works" is no failure.
+        found.retain(|(_, reason, _)| *reason != WORKS);
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, TurnedClock};
+
+    #[test]
+    fn one_line_a_minute_speaks_for_its_like() {
+        let clock = TurnedClock::new();
+        let quiet = Quiet::default();
+        let admit = |name: &str, reason| quiet.admit(About::Provider(Key::new("apps", name)), reason, clock.now());
+        assert_eq!(admit("git", "Unauthorized"), Some(0));
+        for _ in 0..5000 {
+            assert_eq!(admit("git", "Unauthorized"), None);
+        }
+        assert_eq!(admit("git", "NotFound"), Some(0), "another class is news");
+        assert_eq!(admit("other", "Unauthorized"), Some(0), "and another Provider");
+        assert_eq!(quiet.unsaid(clock.now()), []);
+        clock.turn(QUIET);
+        assert_eq!(admit("git", "Unauthorized"), Some(5000));
+        for _ in 0..7 {
+            admit("git", "Unauthorized");
+        }
+        clock.turn(QUIET);
+        let git = About::Provider(Key::new("apps", "git"));
+        assert_eq!(quiet.unsaid(clock.now()), [(git, "Unauthorized", 7)]);
+        assert_eq!(quiet.0.lock().len(), 1, "nothing is to be said of the others");
+        assert_eq!(admit("git", "Unauthorized"), None, "it was spoken for just now");
+        for number in 0..2 * MAX_QUIET {
+            admit(&number.to_string(), "Unauthorized");
+        }
+        assert_eq!(quiet.0.lock().len(), MAX_QUIET);
+    }
+
+    #[test]
+    fn what_a_remote_said_is_for_the_log_only() {
+        let refused = SendError::Status {
+            status: http::StatusCode::FORBIDDEN,
+            retry_after: None,
+            body: "no such luck".to_owned(),
+        };
+        let why = Why::sent(&refused);
+        assert_eq!((why.reason, why.text.as_str()), ("Forbidden", "answered 403 Forbidden"));
+        assert_eq!(why.after(3).to_string(), "answered 403 Forbidden: no such luck; given up after 3 tries");
+        let tls = Why::sent(&SendError::Tls("a detail".to_owned()));
+        assert_eq!(
+            (tls.text.as_str(), tls.to_string().as_str()),
+            ("the TLS handshake failed", "the TLS handshake failed: a detail")
+        );
+    }
+}
