@@ -58,6 +58,7 @@ async fn pipeline_4_1_the_first_gate_that_is_closed_decides() {
         // As long as a type is not built, nothing is sent through it, the final success or not.
         (4, Some("slack"), nameless, success.clone(), "unsupported_type", Outcome::Refused),
         (5, Some("github"), nameless, nothing.clone(), "not_final", Outcome::Filtered),
+        (6, Some("githubpullrequestcomment"), plain, nothing.clone(), "unsupported_type", Outcome::Refused),
         // The state, then the commit, then the name; the peer asks in another order and says more often that
         // something is wrong (part 10, 22).
         (9, Some("github"), nameless, nothing.clone().failed("BuildFailed"), "no_commit", Outcome::Filtered),
@@ -77,6 +78,13 @@ async fn pipeline_4_1_the_first_gate_that_is_closed_decides() {
         assert_eq!(scene.ended(outcome), 1, "{gate}");
         scene.end(0, 0).await;
     }
+
+    // Gate 7 is about workload identity, which is not built: a token is what counts.
+    let at_azure = forge().await;
+    let named = git("azuredevops", &at_azure).spec("serviceAccountName", "team");
+    let scene = Scene::with(at_azure, [named, token(), alert("all", "git")], &[]).await;
+    scene.tell([&success]).await;
+    scene.end(1, 1).await;
 
     // Behind the last gate: the condition says what is wrong with the Provider, and nothing is lost.
     let logs = Logs::collect();
