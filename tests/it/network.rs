@@ -115,6 +115,8 @@ async fn certificates_count_where_they_are_given() {
         let refused = |row: &str| logs.count(&["TLS handshake failed", &format!("provider=flux-system/{row} ")]);
         for row in TABLE.iter().filter(|row| !asks && !through.rows().contains(&row.name)) {
             assert!(refused(row.name) > 0, "{case}, {}", row.name);
+            let name = format!("name={} ", row.name);
+            logs.until(&["controllerKind=Provider", &name, "condition=Healthy", "status=False", "TLSFailed"]).await;
         }
 
         // People mend it, and what waits is told.
