@@ -14,6 +14,7 @@ use crate::cli::{Cli, listen_address};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::lease::{Claim, Election, Timing};
 use crate::cluster::manifests::Manifests;
+use crate::cluster::replicas::Replicas;
 use crate::cluster::{self, Connection, ObjectKind, ObjectRef, Stores, discovery, lease};
 use crate::delivery::resolve::Resolver;
 use crate::delivery::troubles::{About, Troubles};
@@ -53,6 +54,8 @@ pub struct App {
     door: JoinHandle<()>,
     tasks: JoinSet<()>,
     election: Option<JoinHandle<bool>>,
+    /// This replica among others, and what tells it that it has left.
+    replica: Option<(watch::Sender<bool>, JoinHandle<()>)>,
 }
 
 impl App {
@@ -124,6 +127,7 @@ impl App {
             let _ = door_stopped.wait_for(|stop| *stop).await;
         }));
         let mut election = None;
+        let mut replica = None;
         match source {
             Source::Manifests(dir) => {
                 let manifests = Manifests::open(&dir, stores.clone(), metrics.clone())
@@ -150,11 +154,31 @@ impl App {
                     let candidate = candidate(cli, client.clone(), clock.clone(), claim.clone());
                     let stores = stores.clone();
                     let release = cli.leader_election_release_on_cancel;
-                    election = Some(tokio::spawn(candidate.run(move || stores.reconsider(), stopped, release)));
+                    let outbox = outbox.clone();
+                    let elected = move || {
+                        outbox.forget_said();
+                        stores.reconsider();
+                    };
+                    election = Some(tokio::spawn(candidate.run(elected, stopped, release)));
                 }
+                let (leave, left) = watch::channel(false);
+                let asked = outbox.clone();
+                let among =
+                    Replicas::new(client.clone(), &own_namespace(cli, &client), clock.clone(), move |company| {
+                        asked.distrust(company);
+                    });
+                let (announced, ready) = tokio::sync::oneshot::channel();
+                let among = tokio::spawn(async move {
+                    among.announce().await;
+                    let _ = announced.send(());
+                    among.run(left).await;
+                });
+                replica = Some((leave, among));
                 let (stores, metrics) = (stores.clone(), metrics.clone());
                 let troubles = delivery.troubles().clone();
                 tasks.spawn(async move {
+                    // Until the others know of this one it must not take events.
+                    let _ = ready.await;
                     loop {
                         let api = discovery::discover(&client).await;
                         let mut tasks = JoinSet::new();
@@ -190,6 +214,7 @@ impl App {
             door,
             tasks,
             election,
+            replica,
         })
     }
 
@@ -201,6 +226,10 @@ impl App {
         if let Some(election) = self.election.take() {
             // It saw `stop` and gives the Lease back.
             let _ = tokio::time::timeout(LEASE_GRACE, election).await;
+        }
+        if let Some((leave, replica)) = self.replica.take() {
+            let _ = leave.send(true);
+            let _ = tokio::time::timeout(LEASE_GRACE, replica).await;
         }
         let held = self.outbox.counts().held;
         let lost = self.outbox.finish().await;
@@ -264,11 +293,16 @@ fn open_outbox(cli: &Cli, with_cluster: bool, clock: Arc<dyn Clock>) -> anyhow::
 /// How long giving the Lease back may take.
 const LEASE_GRACE: std::time::Duration = std::time::Duration::from_secs(2);
 
-fn candidate(cli: &Cli, client: kube::Client, clock: Arc<dyn Clock>, claim: Claim) -> Election {
-    let namespace = match &cli.runtime_namespace {
+/// Where this replica's Leases are.
+fn own_namespace(cli: &Cli, client: &kube::Client) -> String {
+    match &cli.runtime_namespace {
         Some(namespace) if !namespace.is_empty() => namespace.clone(),
         _ => client.default_namespace().to_owned(),
-    };
+    }
+}
+
+fn candidate(cli: &Cli, client: kube::Client, clock: Arc<dyn Clock>, claim: Claim) -> Election {
+    let namespace = own_namespace(cli, &client);
     let timing = Timing {
         lease_duration: cli.leader_election_lease_duration,
         renew_deadline: cli.leader_election_renew_deadline,

@@ -6,6 +6,7 @@
 
 mod events;
 mod matching;
+mod outbox;
 mod programs;
 mod relay;
 mod table;
@@ -80,6 +81,8 @@ struct Options {
 enum Part {
     /// Finding the Alerts that want an event.
     Matching,
+    /// Putting notifications on disk.
+    Outbox,
     /// Events from the door to the vendor.
     Traffic,
     /// Resident memory.
@@ -97,6 +100,9 @@ fn main() -> anyhow::Result<()> {
     let mut table = Table::default();
     if wanted(Part::Matching) {
         matching::measure(&mut table);
+    }
+    if wanted(Part::Outbox) {
+        runtime.block_on(outbox::measure(&mut table))?;
     }
     if wanted(Part::Traffic) || wanted(Part::Memory) {
         let programs = measure_programs(&options, wanted(Part::Traffic), wanted(Part::Memory), &mut table);

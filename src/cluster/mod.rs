@@ -8,6 +8,7 @@ mod labels;
 pub mod lease;
 pub mod manifests;
 mod object;
+pub mod replicas;
 mod secrets;
 mod stores;
 mod watch;

@@ -15,7 +15,7 @@ use crate::vendors::Listing;
 const CAPACITY: usize = 512;
 
 /// A listing older than this is read again: somebody else may have written meanwhile.
-const FRESH: Duration = Duration::from_secs(60);
+pub const FRESH: Duration = Duration::from_secs(60);
 
 type Cell = Arc<OnceCell<Arc<Listing>>>;
 
@@ -28,16 +28,16 @@ impl Listings {
         Self(Mutex::new(Generations::new(CAPACITY)))
     }
 
-    /// The listing of `commit`, read by the first who asks while the others wait. A failed read
-    /// leaves nothing behind.
-    pub async fn get<F>(&self, commit: &str, now: Instant, read: F) -> Result<Arc<Listing>, SendError>
+    /// The listing of `commit`, no older than `fresh`, read by the first who asks while the others
+    /// wait. A failed read leaves nothing behind.
+    pub async fn get<F>(&self, commit: &str, now: Instant, fresh: Duration, read: F) -> Result<Arc<Listing>, SendError>
     where
         F: Future<Output = Result<Listing, SendError>>,
     {
         let cell = {
             let mut listings = self.0.lock();
             match listings.get(commit) {
-                Some((at, cell)) if now.saturating_duration_since(*at) < FRESH => cell.clone(),
+                Some((at, cell)) if now.saturating_duration_since(*at) <= fresh => cell.clone(),
                 _ => {
                     let cell = Cell::default();
                     listings.insert(commit.into(), (now, cell.clone()));

@@ -128,7 +128,7 @@ struct Left {
 /// Reads what an earlier process left into the order.
 fn take_up(store: &mut Store, queue: &mut Queue, repeats: Duration, times: &Times) -> anyhow::Result<Left> {
     let since = |span: Duration| times.wall() - i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-    for (slot, stamp) in store.slots_since(since(Stamp::VERSION_WINDOW), times)? {
+    for (slot, stamp) in store.said_since(since(Stamp::VERSION_WINDOW), times)?.into_iter().rev() {
         queue.remember_slot(slot, stamp);
     }
     let jobs = store.jobs()?;
@@ -227,6 +227,18 @@ impl Outbox for DurableOutbox {
 
     fn next_due(&self) -> Option<Instant> {
         self.shared.queue.lock().next_due()
+    }
+
+    fn distrust(&self, distrust: bool) {
+        self.shared.queue.lock().distrust(distrust);
+    }
+
+    fn is_trusted(&self) -> bool {
+        self.shared.queue.lock().is_trusted()
+    }
+
+    fn forget_said(&self) {
+        self.shared.queue.lock().forget_said();
     }
 
     fn said(&self, place: &str) -> Option<Said> {

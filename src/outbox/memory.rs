@@ -80,6 +80,18 @@ impl Outbox for MemoryOutbox {
         self.queue.lock().next_due()
     }
 
+    fn distrust(&self, distrust: bool) {
+        self.queue.lock().distrust(distrust);
+    }
+
+    fn is_trusted(&self) -> bool {
+        self.queue.lock().is_trusted()
+    }
+
+    fn forget_said(&self) {
+        self.queue.lock().forget_said();
+    }
+
     fn said(&self, place: &str) -> Option<Said> {
         self.queue.lock().said(place)
     }

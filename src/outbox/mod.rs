@@ -153,6 +153,16 @@ pub trait Outbox: Send + Sync + 'static {
     /// When the next waiting job becomes due; `None` when none waits for a time.
     fn next_due(&self) -> Option<Instant>;
 
+    /// Whether what is remembered of places may be out of date: others write there too. While it
+    /// may, [`Outbox::said`] knows nothing; afterwards it begins anew.
+    fn distrust(&self, distrust: bool);
+
+    /// Whether what is remembered of places may be relied on.
+    fn is_trusted(&self) -> bool;
+
+    /// Forgets what places were told.
+    fn forget_said(&self);
+
     /// What a place was last told, as far as is known.
     fn said(&self, place: &str) -> Option<Said>;
 

@@ -59,6 +59,8 @@ pub(super) struct Queue {
     /// Slots that have no job now, with the stamp of the newest statement accepted.
     settled: Generations<Fingerprint, Stamp>,
     said: Generations<Fingerprint, Said>,
+    /// Nothing of `said` may be relied on.
+    distrusted: bool,
     repeats: Repeats,
     held: usize,
     bytes: usize,
@@ -129,6 +131,7 @@ impl Queue {
             delayed_subjects: HashMap::new(),
             settled: Generations::new(limits.memory),
             said: Generations::new(limits.memory),
+            distrusted: false,
             repeats: Repeats::new(limits.repeat_interval),
             held: 0,
             bytes: 0,
@@ -410,8 +413,28 @@ impl Queue {
         Some(job)
     }
 
+    /// See [`super::Outbox::distrust`].
+    pub fn distrust(&mut self, distrust: bool) {
+        if std::mem::replace(&mut self.distrusted, distrust) && !distrust {
+            self.forget_said();
+        }
+    }
+
+    /// See [`super::Outbox::is_trusted`].
+    pub fn is_trusted(&self) -> bool {
+        !self.distrusted
+    }
+
+    /// Forgets what places were told.
+    pub fn forget_said(&mut self) {
+        self.said = Generations::new(self.limits.memory);
+    }
+
     /// What a place was last told.
     pub fn said(&self, place: &str) -> Option<Said> {
+        if self.distrusted {
+            return None;
+        }
         self.said.get(&Fingerprint::of(&[place])).cloned()
     }
 

@@ -26,8 +26,9 @@ const MIGRATIONS: [&str; 1] = ["
         told     INTEGER NOT NULL DEFAULT 0,  -- the vendor named that time
         why      TEXT                  -- what went wrong the last time
     ) STRICT;
-    CREATE TABLE slots (               -- what each Slot last said
-        slot        BLOB PRIMARY KEY,  -- its fingerprint
+    CREATE TABLE said (                -- what Slots said, the last row of a Slot being what it says
+        id          INTEGER PRIMARY KEY,
+        slot        BLOB NOT NULL,     -- its fingerprint
         provider    TEXT NOT NULL,
         object      TEXT NOT NULL,
         sha         TEXT NOT NULL,
@@ -37,9 +38,8 @@ const MIGRATIONS: [&str; 1] = ["
         uid         TEXT NOT NULL,     -- of the object, and its version: they order
         version     INTEGER,
         arrived     INTEGER NOT NULL,
-        said        INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX slots_by_age ON slots (said);
+        at          INTEGER NOT NULL
+    ) STRICT;
     CREATE TABLE messages (            -- what was accepted lately: a repeat of it is not told
         message BLOB PRIMARY KEY,
         at      INTEGER NOT NULL
@@ -135,15 +135,27 @@ impl Store {
         jobs(&self.connection, None)
     }
 
-    /// The Slots that were accepted since, with their stamps.
-    pub fn slots_since(&self, wall: i64, times: &Times) -> anyhow::Result<Vec<(Fingerprint, Stamp)>> {
+    /// What was accepted since and said, newest first.
+    pub fn said_since(&self, wall: i64, times: &Times) -> anyhow::Result<Vec<(Fingerprint, Stamp)>> {
         let mut statement =
-            self.connection.prepare("SELECT slot, uid, version, arrived FROM slots WHERE arrived >= ?1")?;
-        let rows = statement.query_map([wall], |row| {
-            let stamp = Stamp { object: row.get(1)?, version: row.get(2)?, arrived: times.instant_of(row.get(3)?) };
-            Ok((Fingerprint::from_bytes(row.get(0)?), stamp))
+            self.connection.prepare("SELECT slot, uid, version, arrived, at FROM said ORDER BY id DESC")?;
+        let rows = statement.query_map([], |row| {
+            let arrived = row.get(3)?;
+            let stamp = Stamp { object: row.get(1)?, version: row.get(2)?, arrived: times.instant_of(arrived) };
+            Ok((row.get::<_, i64>(4)?, arrived, Fingerprint::from_bytes(row.get(0)?), stamp))
         })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let mut said = Vec::new();
+        for row in rows {
+            let (at, arrived, slot, stamp) = row?;
+            // It was said after it arrived: from here on everything arrived before.
+            if at < wall {
+                break;
+            }
+            if arrived >= wall {
+                said.push((slot, stamp));
+            }
+        }
+        Ok(said)
     }
 
     /// The messages accepted since, oldest first.
@@ -157,17 +169,24 @@ impl Store {
         rows.map(read).filter_map(Result::transpose).collect()
     }
 
-    /// Forgets what is older than that: Slots by when they spoke, messages by when they came.
-    pub fn forget(&self, slots_before: i64, messages_before: i64) -> rusqlite::Result<()> {
-        self.connection.execute("DELETE FROM slots WHERE said < ?1", [slots_before])?;
+    /// Forgets what is older than that: what was said before, and messages that came before.
+    pub fn forget(&self, said_before: i64, messages_before: i64) -> rusqlite::Result<()> {
+        let first_kept = "SELECT id FROM said WHERE at >= ?1 ORDER BY id LIMIT 1";
+        let sql = format!("DELETE FROM said WHERE id < coalesce(({first_kept}), 9223372036854775807)");
+        self.connection.execute(&sql, [said_before])?;
         self.connection.execute("DELETE FROM messages WHERE at < ?1", [messages_before])?;
         Ok(())
     }
 
-    /// Forgets the Slots that spoke longest ago, so many.
-    pub fn forget_oldest_slots(&self, count: usize) -> rusqlite::Result<usize> {
-        self.connection
-            .execute("DELETE FROM slots WHERE slot IN (SELECT slot FROM slots ORDER BY said LIMIT ?1)", [count])
+    /// Forgets what was said longest ago, so many rows.
+    pub fn forget_oldest(&self, count: usize) -> rusqlite::Result<usize> {
+        self.connection.execute("DELETE FROM said WHERE id IN (SELECT id FROM said ORDER BY id LIMIT ?1)", [count])
+    }
+
+    /// The part of the room there is that is taken, between 0 and 1.
+    pub fn fill(&self) -> rusqlite::Result<f64> {
+        let pragma = |name: &str| self.connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, f64>(0));
+        Ok((pragma("page_count")? - pragma("freelist_count")?) / pragma("max_page_count")?)
     }
 
     /// Takes what operators want, if any of them wrote since the last call.
@@ -230,8 +249,8 @@ impl Writes<'_> {
 
     /// A Slot says this now.
     pub fn said(&self, said: &SlotSaid<'_>) -> rusqlite::Result<()> {
-        let sql = "INSERT OR REPLACE INTO slots
-            (slot, provider, object, sha, name, state, description, uid, version, arrived, said)
+        let sql = "INSERT INTO said
+            (slot, provider, object, sha, name, state, description, uid, version, arrived, at)
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
         let values = params![
             Fingerprint::of_slot(said.slot).to_bytes(),
@@ -250,7 +269,7 @@ impl Writes<'_> {
     }
 }
 
-/// A row of `slots`.
+/// A row of `said`.
 pub(super) struct SlotSaid<'a> {
     pub slot: &'a Slot,
     pub provider: String,

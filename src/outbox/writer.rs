@@ -29,8 +29,12 @@ const TICK: Duration = Duration::from_millis(250);
 /// How often what is old is forgotten.
 const SWEEP: Duration = Duration::from_secs(60);
 
-/// Slots forgotten at once when the file is full: what is to be said comes before what was.
-const SLOTS_FOR_ROOM: usize = 10_000;
+/// Rows of what was said that are forgotten at once when the file is full: what is to be said comes
+/// first.
+const ROWS_FOR_ROOM: usize = 10_000;
+
+/// How full the file may be before what was said is forgotten early.
+const FILL: f64 = 0.75;
 
 /// What the callers and the thread both hold.
 pub(super) struct Shared {
@@ -136,7 +140,7 @@ impl Writer {
         if !records.is_empty() || !self.backlog.is_empty() {
             let mut written = self.write(&records);
             if matches!(&written, Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull)) {
-                match self.store.forget_oldest_slots(SLOTS_FOR_ROOM) {
+                match self.store.forget_oldest(ROWS_FOR_ROOM) {
                     Ok(forgotten) if forgotten > 0 => written = self.write(&records),
                     _ => {}
                 }
@@ -266,7 +270,11 @@ impl Writer {
     fn sweep(&self) {
         let now = self.shared.clock.wall().as_millisecond();
         let before = |span: Duration| now.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX));
-        if let Err(error) = self.store.forget(before(self.retention), before(self.repeat_interval)) {
+        let swept = self.store.forget(before(self.retention), before(self.repeat_interval)).and_then(|()| {
+            while self.store.fill()? > FILL && self.store.forget_oldest(ROWS_FOR_ROOM)? > 0 {}
+            Ok(())
+        });
+        if let Err(error) = swept {
             tracing::debug!(logger = "outbox", %error, "what is old cannot be forgotten");
         }
     }
