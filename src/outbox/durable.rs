@@ -16,7 +16,7 @@ use super::file::{self, Lock};
 use super::queue::{Incoming, Queue};
 use super::record::{self, Times};
 use super::store::Store;
-use super::writer::{Call, Shared, Writer};
+use super::writer::{Call, Calls, Shared, Writer};
 use super::{
     Counts, Fate, Job, JobId, Limits, NewJob, Operation, Outbox, PutError, Receipt, Retry, Said, Settled, Settlement,
     Stamp,
@@ -42,7 +42,7 @@ pub struct Options {
 pub struct DurableOutbox {
     shared: Arc<Shared>,
     /// `None` once it is dropped.
-    calls: Option<mpsc::Sender<Call>>,
+    calls: Option<Calls>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -90,7 +90,10 @@ impl DurableOutbox {
             writes: AtomicBool::new(true),
             clock,
         });
+        let (urgent, received) = mpsc::channel();
+        let calls = Calls { urgent, others: Arc::default() };
         let writer = Writer {
+            others: calls.others.clone(),
             shared: shared.clone(),
             // Something other than any answer, so that wishes left while nobody ran are read.
             data_version: -1,
@@ -102,17 +105,16 @@ impl DurableOutbox {
             retention,
             repeat_interval: limits.repeat_interval,
             sync_delay,
+            runtime: tokio::runtime::Handle::try_current().ok(),
             backlog: left.needless.into_iter().map(Call::Forget).collect(),
         };
-        let (calls, received) = mpsc::channel();
         let thread = std::thread::Builder::new().name("outbox".into()).spawn(move || writer.run(&received))?;
         Ok(Self { shared, calls: Some(calls), thread: Some(thread) })
     }
 
     fn tell(&self, call: Call) {
         if let Some(calls) = &self.calls {
-            // The thread ends only with the outbox.
-            let _ = calls.send(call);
+            calls.tell(call);
         }
     }
 }

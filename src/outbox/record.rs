@@ -82,7 +82,9 @@ pub fn encode(job: &NewJob, times: &Times) -> Vec<u8> {
         object: &job.object,
         repeat: job.repeat.as_ref(),
     };
-    serde_json::to_vec(&record).expect("maps with text keys always encode")
+    let mut bytes = Vec::with_capacity(size(job) + 256);
+    serde_json::to_writer(&mut bytes, &record).expect("maps with text keys always encode");
+    bytes
 }
 
 /// Reads what [`encode`] wrote.

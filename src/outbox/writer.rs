@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -23,8 +23,13 @@ use crate::compose::Notice;
 /// Calls that share one transaction at most: what keeps the first of them from waiting for ever.
 const BATCH: usize = 2048;
 
-/// How often the file is looked at for wishes of operators, and a failed write is tried again.
-const TICK: Duration = Duration::from_millis(250);
+/// How long callers are waited for that shared the last transaction and are likely to come again. A
+/// sync takes longer.
+const AGAIN: Duration = Duration::from_micros(200);
+
+/// How often what nobody waits for is written, the file is looked at for wishes of operators, and a
+/// failed write is tried again.
+const TICK: Duration = Duration::from_millis(100);
 
 /// How often what is old is forgotten.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -64,6 +69,39 @@ pub(super) enum Call {
     Flush(oneshot::Sender<()>),
 }
 
+impl Call {
+    /// Somebody waits, or a message would be told twice or a vendor's wait be forgotten if this were
+    /// lost. A status is read at the vendor before it is told again.
+    fn is_urgent(&self) -> bool {
+        match self {
+            Call::Put { .. } | Call::Flush(_) => true,
+            Call::End { job, .. } => matches!(job.new.subject, Subject::Stream { .. }),
+            Call::PutOff { told, .. } => *told,
+            Call::Forget(_) | Call::Remember(..) => false,
+        }
+    }
+}
+
+/// The way to the thread. What is not urgent wakes nobody: it goes along with what is, or with the
+/// next tick.
+#[derive(Clone)]
+pub(super) struct Calls {
+    pub urgent: Sender<Call>,
+    pub others: Arc<Mutex<Vec<Call>>>,
+}
+
+impl Calls {
+    /// Tells the thread.
+    pub fn tell(&self, call: Call) {
+        if call.is_urgent() {
+            // The thread ends only with the last sender.
+            let _ = self.urgent.send(call);
+        } else {
+            self.others.lock().push(call);
+        }
+    }
+}
+
 pub(super) struct Writer {
     pub shared: Arc<Shared>,
     pub store: Store,
@@ -77,9 +115,13 @@ pub(super) struct Writer {
     pub repeat_interval: Duration,
     /// Added to every sync, by tests.
     pub sync_delay: Duration,
+    /// See [`Calls`].
+    pub others: Arc<Mutex<Vec<Call>>>,
     /// What is not written yet and nobody waits for.
     pub backlog: Vec<Call>,
     pub data_version: i64,
+    /// Where the callers wait, if that is a runtime.
+    pub runtime: Option<tokio::runtime::Handle>,
 }
 
 impl Writer {
@@ -87,32 +129,22 @@ impl Writer {
     pub fn run(mut self, calls: &Receiver<Call>) {
         let mut swept = self.shared.clock.now();
         let mut ticked = swept;
+        let mut before = 0;
         loop {
-            let mut quiet = false;
-            match calls.recv_timeout(TICK) {
-                Ok(first) => {
-                    let mut batch = vec![first];
-                    let mut open = true;
-                    while batch.len() < BATCH {
-                        match calls.try_recv() {
-                            Ok(call) => batch.push(call),
-                            Err(TryRecvError::Empty) => break,
-                            Err(TryRecvError::Disconnected) => {
-                                open = false;
-                                break;
-                            }
-                        }
-                    }
-                    self.carry_out(batch);
-                    if !open {
-                        return self.carry_out(Vec::new());
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    quiet = true;
-                    self.carry_out(Vec::new());
-                }
-                Err(RecvTimeoutError::Disconnected) => return self.carry_out(Vec::new()),
+            let first = calls.recv_timeout(TICK);
+            let quiet = matches!(first, Err(RecvTimeoutError::Timeout));
+            let ends = matches!(first, Err(RecvTimeoutError::Disconnected));
+            let mut batch: Vec<Call> = first.into_iter().collect();
+            batch.extend(calls.try_iter().take(BATCH));
+            if !batch.is_empty() && batch.len() < before {
+                std::thread::sleep(AGAIN);
+                batch.extend(calls.try_iter().take(BATCH));
+            }
+            before = batch.len();
+            self.backlog.append(&mut self.others.lock());
+            self.carry_out(batch);
+            if ends {
+                return;
             }
             let now = self.shared.clock.now();
             if quiet || now.saturating_duration_since(ticked) >= TICK {
@@ -150,11 +182,22 @@ impl Writer {
                 Some(ErrorCode::DiskFull) => PutError::Full,
                 _ => PutError::Unwritable,
             });
+            let mut answers = Vec::with_capacity(puts.len());
             for (jobs, records, reply) in puts {
                 let bytes = records.iter().map(Vec::len).sum();
                 self.shared.queue.lock().keep_promise(jobs.len(), bytes);
-                // Whoever went away meanwhile is told nothing; what it brought is kept.
-                let _ = reply.send(answer.map(|()| self.accept(jobs, &records)));
+                answers.push((reply, answer.map(|()| self.accept(jobs, &records))));
+            }
+            let send = || {
+                for (reply, answer) in answers {
+                    // Whoever went away meanwhile is told nothing; what it brought is kept.
+                    let _ = reply.send(answer);
+                }
+            };
+            match &self.runtime {
+                // One thread of the runtime is woken for all of them, not one for each.
+                Some(runtime) => drop(runtime.spawn(async { send() })),
+                None => send(),
             }
         }
         for reply in flushes {
