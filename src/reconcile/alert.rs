@@ -63,6 +63,9 @@ fn healthy(
     }
 }
 
+/// Reasons of `Healthy` that say that labels cannot be read.
+pub const WITHOUT_LABELS: [&str; 4] = ["LabelsForbidden", "LabelsUnread", "KindNotInstalled", "LabelsOutOfReach"];
+
 /// What is wrong with a source that selects by label.
 fn labels(source: &Source, reach: Reach) -> Option<Desired> {
     let kind = LabelKind::of(&source.kind)?;

@@ -280,9 +280,11 @@ impl Reconciler {
             return None;
         }
         let alert = self.stores.index.get(&object.key)?;
-        if let Some(problem) = alert.problems.first() {
-            let reason = if problem.reason == SOURCE_FETCH_FAILED { SOURCE_FETCH_FAILED } else { "InvalidConfig" };
-            return Some(news(reason, &healthy.message, 1));
+        if !alert.problems.is_empty() {
+            return Some(news("InvalidConfig", &healthy.message, 1));
+        }
+        if alert::WITHOUT_LABELS.contains(&&*healthy.reason) {
+            return Some(news("SourceFetchFailed", &healthy.message, 1));
         }
         // Not before something was to be told: a Provider may be created after its Alert.
         let trouble = self.trouble(object, self.stores.provider(&alert.provider).as_deref())?;
@@ -305,10 +307,6 @@ impl Reconciler {
         events.tell(object, observed, Happening { annotations, ..happening });
     }
 }
-
-/// The reason of a problem, and of the Event about it, when an object named by an Alert cannot be
-/// read.
-const SOURCE_FETCH_FAILED: &str = "SourceFetchFailed";
 
 /// The reason of the Event about deliveries.
 const DISPATCH_FAILED: &str = "NotificationDispatchFailed";

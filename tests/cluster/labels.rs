@@ -293,12 +293,14 @@ async fn without_permission_nothing_waits_and_a_permission_that_comes_is_noticed
     let mut rules = json!([
         {"apiGroups": ["notification.toolkit.fluxcd.io"], "resources": ["*"], "verbs": ["*"]},
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
     ]);
     let herald = space.herald_as(space.client_with(&rules).await).await;
     let forbidden = space.condition("Alert", "team", "Healthy", "False", "LabelsForbidden").await;
     for part in ["buckets.source.toolkit.fluxcd.io", "get, list and watch", "config/rbac"] {
         assert!(message(&forbidden).contains(part), "{forbidden}");
     }
+    space.event("Alert", "team", "SourceFetchFailed", 1).await;
     space.condition("Alert", "team", "Ready", "True", "Succeeded").await;
     space.in_order("Alert", "all").await;
     // Not even for an object newer than anything.

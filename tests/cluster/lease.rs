@@ -45,6 +45,7 @@ impl Space<'_> {
             .args(flags)
             .args(["--watch-all-namespaces=false", "--events-addr=127.0.0.1:0"])
             .args(["--health-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0"])
+            .arg(format!("--outbox-path={}", scratch.path().join("outbox.db").display()))
             .env("RUNTIME_NAMESPACE", &self.name)
             .env("HOSTNAME", "first-pod")
             .env("KUBECONFIG", self.api.kubeconfig());

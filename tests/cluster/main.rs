@@ -12,6 +12,7 @@
 //! | `labels` | what `matchLabels` selects, and what is said while labels cannot be read |
 //! | `leaks` | a planted credential shows nowhere, whatever goes wrong |
 //! | `lease` | which of several replicas leads, and what becomes of one that no longer does |
+//! | `replicas` | two side by side do not trust what they remember |
 //! | `rbac` | what `config/` installs is enough to work with, and renders |
 //! | `secrets` | a change is in use within two seconds, and an event costs the API server nothing |
 //!
@@ -31,6 +32,7 @@ mod labels;
 mod leaks;
 mod lease;
 mod rbac;
+mod replicas;
 mod secrets;
 
 use std::path::{Path, PathBuf};

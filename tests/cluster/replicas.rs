@@ -1,0 +1,92 @@
+//! Two replicas side by side, as in every rollout: neither trusts what it remembers of the vendor
+//! while the other lives (rule R7), so that neither leaves an old colour standing.
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::{Api, ListParams};
+use serde_json::json;
+
+use super::support::app::{DEADLINE, Herald};
+use super::support::flux::{FluxEvent, alert, kustomization_event, provider, secret, sha};
+use super::support::forge::Forge;
+use super::support::wait;
+use super::{Space, forge, in_namespace};
+
+impl Space<'_> {
+    fn told(&self, state: &str, version: u64) -> FluxEvent {
+        let event = in_namespace(kustomization_event("web", &sha(7)), self).version(version);
+        if state == "failure" { event.failed("BuildFailed") } else { event }
+    }
+
+    /// Applies a Provider at the simulator, and an Alert.
+    async fn git(&self, forge: &Forge) {
+        self.apply(&secret("token", "token", "secret-token")).await;
+        self.apply(&provider("github", "git", &format!("{}/org/repo", forge.url())).secret("token")).await;
+        self.apply(&alert("git", "git")).await;
+    }
+
+    async fn replicas(&self) -> usize {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.name);
+        let replicas = leases.list(&ListParams::default().labels("herald.sh/replica")).await;
+        replicas.expect("the API server answers").items.len()
+    }
+}
+
+async fn trusts(herald: &Herald, wanted: bool) {
+    let what = format!("the memory to be trusted: {wanted}");
+    wait::until(DEADLINE, &what, || async { (herald.app.outbox.is_trusted() == wanted).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn while_there_are_two_neither_trusts_its_memory() {
+    let space = Space::new("replicas").await;
+    let forge = forge().await;
+    space.git(&forge).await;
+    let first = space.herald().await;
+    trusts(&first, true).await;
+    assert_eq!(space.replicas().await, 1);
+    let tell = async |herald: &Herald, state: &str, version| {
+        assert_eq!(herald.post(&space.told(state, version)).await, 202);
+        herald.idle().await;
+        forge.statuses(&sha(7)).last().map(|status| status.state.clone()).expect("a status")
+    };
+    assert_eq!(tell(&first, "success", 1).await, "success");
+    let reads = forge.reads();
+    assert_eq!(tell(&first, "success", 2).await, "success");
+    assert_eq!(forge.reads(), reads, "alone it knows what it said");
+
+    let second = space.herald().await;
+    trusts(&first, false).await;
+    assert!(!second.app.outbox.is_trusted());
+    assert_eq!(space.replicas().await, 2);
+    assert_eq!(tell(&second, "failure", 3).await, "failure");
+    // The first remembers a success, and would leave the failure standing.
+    assert_eq!(tell(&first, "success", 4).await, "success");
+    let (reads, writes) = (forge.reads(), forge.writes());
+    assert_eq!(tell(&second, "success", 5).await, "success");
+    assert_eq!((forge.reads(), forge.writes()), (reads + 1, writes), "it looked, and there was nothing to write");
+
+    second.stop().await;
+    wait::until(DEADLINE, "its Lease to be gone", || async { (space.replicas().await == 1).then_some(()) }).await;
+    assert!(!first.app.outbox.is_trusted(), "what the other had under way may still go out");
+    first.stop().await;
+    assert_eq!(space.replicas().await, 0);
+}
+
+#[tokio::test]
+async fn without_permission_every_status_is_read_first() {
+    let space = Space::new("replicas").await;
+    let forge = forge().await;
+    space.git(&forge).await;
+    let rules = json!([
+        {"apiGroups": ["notification.toolkit.fluxcd.io"], "resources": ["*"], "verbs": ["*"]},
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "watch"]},
+    ]);
+    let herald = space.herald_as(space.client_with(&rules).await).await;
+    for version in 1..4 {
+        assert_eq!(herald.post(&space.told("success", version)).await, 202);
+        herald.idle().await;
+        assert_eq!(forge.reads(), usize::try_from(version).expect("small"));
+    }
+    assert_eq!(forge.writes(), 1);
+    herald.stop().await;
+}
