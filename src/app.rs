@@ -114,7 +114,13 @@ impl App {
         let app_events = events.local_addr()?;
         let app_health = health_listener.local_addr()?;
         let metrics_at = metrics_listener.local_addr()?;
-        tasks.spawn(serve(health_listener, health::probes(view.clone())));
+        tasks.spawn(serve(
+            health_listener,
+            health::probes(view.clone(), {
+                let outbox = outbox.clone();
+                move || outbox.writes()
+            }),
+        ));
         tasks.spawn(serve(metrics_listener, health::metrics(metrics.clone())));
         tasks.spawn(delivery.clone().run());
         tasks.spawn(delivery.clone().obey());

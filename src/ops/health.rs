@@ -12,17 +12,21 @@ use axum::routing::get;
 use super::metrics::Metrics;
 use crate::view::View;
 
-/// `/healthz`: the process runs. `/readyz`: events can be judged, so senders may come.
-pub fn probes(view: Arc<dyn View>) -> Router {
-    Router::new().route("/healthz", get(|| async { "ok" })).route("/readyz", get(ready)).with_state(view)
-}
-
-async fn ready(State(view): State<Arc<dyn View>>) -> (StatusCode, &'static str) {
-    if view.synced() {
-        (StatusCode::OK, "ok")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready: Alerts, Providers and their Secrets are not all known yet")
-    }
+/// `/healthz`: the process runs. `/readyz`: events can be judged and kept, so senders may come;
+/// `writes` says whether the outbox can be written.
+pub fn probes(view: Arc<dyn View>, writes: impl Fn() -> bool + Clone + Send + Sync + 'static) -> Router {
+    let ready = move || {
+        let answer = match (view.synced(), writes()) {
+            (true, true) => (StatusCode::OK, "ok"),
+            (false, _) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "not ready: Alerts, Providers and their Secrets are not all known yet",
+            ),
+            (true, false) => (StatusCode::SERVICE_UNAVAILABLE, "not ready: the outbox cannot be written, see the log"),
+        };
+        std::future::ready(answer)
+    };
+    Router::new().route("/healthz", get(|| async { "ok" })).route("/readyz", get(ready))
 }
 
 /// `/metrics`: OpenMetrics for whoever asks for it, as Prometheus does; else the older text format.

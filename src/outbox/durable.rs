@@ -105,6 +105,7 @@ impl DurableOutbox {
             retention,
             repeat_interval: limits.repeat_interval,
             sync_delay,
+            worked: true,
             runtime: tokio::runtime::Handle::try_current().ok(),
             backlog: left.needless.into_iter().map(Call::Forget).collect(),
         };

@@ -178,7 +178,7 @@ pub trait Outbox: Send + Sync + 'static {
     /// Waits until every settlement is written. How many jobs end with the process.
     fn finish(&self) -> BoxFuture<'_, usize>;
 
-    /// Whether the last write worked.
+    /// Whether the last write worked, or failed only for want of room.
     fn writes(&self) -> bool;
 }
 

@@ -47,7 +47,7 @@ pub(super) struct Shared {
     pub operations: Mutex<Vec<Operation>>,
     /// There are operations.
     pub asked: Notify,
-    /// The last write worked.
+    /// See [`super::Outbox::writes`].
     pub writes: AtomicBool,
     pub clock: Arc<dyn Clock>,
 }
@@ -119,6 +119,8 @@ pub(super) struct Writer {
     pub others: Arc<Mutex<Vec<Call>>>,
     /// What is not written yet and nobody waits for.
     pub backlog: Vec<Call>,
+    /// The last write worked.
+    pub worked: bool,
     pub data_version: i64,
     /// Where the callers wait, if that is a runtime.
     pub runtime: Option<tokio::runtime::Handle>,
@@ -246,7 +248,9 @@ impl Writer {
     /// Says once when writing begins to fail, and once when it works again; a file that went bad
     /// under our hands is replaced by one made from what is in memory.
     fn note(&mut self, written: &rusqlite::Result<()>) {
-        let worked = self.shared.writes.swap(written.is_ok(), Ordering::Relaxed);
+        let full = matches!(written, Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull));
+        self.shared.writes.store(written.is_ok() || full, Ordering::Relaxed);
+        let worked = std::mem::replace(&mut self.worked, written.is_ok());
         let path = self.path.display();
         match written {
             Ok(()) if worked => {}
