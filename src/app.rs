@@ -122,7 +122,12 @@ impl App {
             }),
         ));
         tasks.spawn(serve(metrics_listener, health::metrics(metrics.clone())));
-        tasks.spawn(delivery.clone().run());
+        let (known, run) = (stores.clone(), delivery.clone().run());
+        tasks.spawn(async move {
+            // Earlier than that, the Providers of what an earlier process left would seem to be deleted.
+            known.when_synced().await;
+            run.await;
+        });
         tasks.spawn(delivery.clone().obey());
         tasks.spawn(delivery.clone().say_unsaid());
         tasks.spawn(tell_delivery(stores.clone(), resolver.clone(), delivery.clone()));

@@ -684,6 +684,21 @@ async fn faults_strike_when_the_script_says() {
 }
 
 #[tokio::test]
+async fn a_fault_by_chance_strikes_a_share_and_is_counted() {
+    let desk = Desk::new().await;
+    desk.forge.fail(Fault::answer(503).chance(0.5));
+    for _ in 0..200 {
+        desk.get(Api::GitHub, &format!("commits/{SHA}/statuses")).await;
+    }
+    let struck = desk.forge.struck();
+    assert!((50..150).contains(&struck["503"]) && struck.len() == 1, "{struck:?}");
+    desk.forge.recover();
+    desk.forge.fail(Fault::answer(502).afterwards());
+    let _ = desk.post(Api::GitHub, SHA, &json!({"state": "success"})).await;
+    assert_eq!(desk.forge.struck()["502 after"], 1);
+}
+
+#[tokio::test]
 async fn a_broken_connection_hides_what_happened() {
     let desk = Desk::new().await;
     let state = json!({"state": "success"});

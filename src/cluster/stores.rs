@@ -36,7 +36,7 @@ pub struct Stores {
     state: RwLock<State>,
     alerts_listed: AtomicBool,
     providers_listed: AtomicBool,
-    synced: AtomicBool,
+    synced: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -263,15 +263,21 @@ impl Stores {
         }
     }
 
+    /// Waits until [`View::synced`].
+    pub async fn when_synced(&self) {
+        // The sender lives as long as this.
+        let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
+    }
+
     fn check_synced(&self) {
-        if self.synced.load(Ordering::Relaxed) {
+        if self.synced() {
             return;
         }
         let listed = self.alerts_listed.load(Ordering::SeqCst) && self.providers_listed.load(Ordering::SeqCst);
         let read = || !self.state.read().secrets.values().any(|named| matches!(named.secret, SecretView::Unread));
         if listed && read() {
             tracing::info!(logger = "cluster", "all Alerts, Providers and their Secrets are known");
-            self.synced.store(true, Ordering::SeqCst);
+            self.synced.send_replace(true);
             // Until now nothing could be said of any of them.
             let observed: Vec<ObjectRef> = self.state.read().observed.keys().cloned().collect();
             observed.into_iter().for_each(|object| self.for_reconcile.add(object));
@@ -297,7 +303,7 @@ impl State {
 
 impl View for Stores {
     fn synced(&self) -> bool {
-        self.synced.load(Ordering::SeqCst)
+        *self.synced.borrow()
     }
 
     fn provider(&self, key: &Key) -> Option<Arc<ProviderView>> {

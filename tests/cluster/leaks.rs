@@ -1,6 +1,6 @@
 //! Secrets are planted in every field that can hold a credential, in good form and in bad, for every
-//! type of Provider; whatever goes wrong then, they show in no line of the log, no condition, no Event
-//! and no metric.
+//! type of Provider; whatever goes wrong then, they show in no line of the log, no condition, no Event,
+//! no metric and no byte of the outbox.
 
 use base64::Engine;
 use serde_json::{Value, json};
@@ -82,13 +82,16 @@ impl Space<'_> {
         status.join("\n") + &self.kubectl(&["get", "events", "-o", "json"])
     }
 
-    /// Nothing that was planted shows anywhere.
-    async fn nothing_shows(&self, herald: &Herald, log: &Log) {
-        let (told, metrics) = (self.everything_told(), herald.metrics().await);
+    /// Nothing that was planted shows anywhere. `why` is among what is stored of why a job waits.
+    async fn nothing_shows(&self, herald: &Herald, log: &Log, why: &str) {
+        let (told, metrics, stored) = (self.everything_told(), herald.metrics().await, stored(herald).await);
+        assert!(stored.contains(why), "{stored}");
         for trace in traces() {
             let leaks = log.lines(&[&trace]);
             assert!(leaks.is_empty(), "{trace} in {} lines of the log: {:#?}", leaks.len(), leaks.first());
-            for (place, text) in [("conditions and Events", &told), ("the metrics", &metrics)] {
+            for (place, text) in
+                [("conditions and Events", &told), ("the metrics", &metrics), ("the outbox's files", &stored)]
+            {
                 let at = text.find(&trace);
                 assert_eq!(
                     at,
@@ -114,6 +117,16 @@ impl Space<'_> {
         })
         .await
     }
+}
+
+/// The bytes of all files of the outbox, its log included, once everything is written; what is no ASCII is a dot.
+async fn stored(herald: &Herald) -> String {
+    herald.app.outbox.finish().await;
+    let files = std::fs::read_dir(herald.outbox.path()).expect("a folder");
+    let paths: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
+    assert!(paths.iter().any(|path| path.ends_with("outbox.db-wal")), "{paths:?}");
+    let bytes = paths.iter().flat_map(|path| std::fs::read(path).expect("it can be read"));
+    bytes.map(|byte| if byte.is_ascii() { char::from(byte) } else { '.' }).collect()
 }
 
 #[tokio::test]
@@ -204,7 +217,7 @@ async fn what_a_good_credential_meets_with_does_not_show_it() {
         assert!(sent(text), "{text} was sent");
     }
     assert!(log.lines(&["answered by the host: *****"]).len() >= TYPES.len());
-    space.nothing_shows(&herald, &log).await;
+    space.nothing_shows(&herald, &log, "answered by the host: *****").await;
     herald.stop().await;
 }
 
@@ -300,7 +313,7 @@ async fn what_is_wrong_with_a_credential_is_told_without_it() {
     for kind in TYPES {
         space.event("Alert", &format!("{kind}-headers-list"), "NotificationDispatchFailed", 1).await;
     }
-    space.nothing_shows(&herald, &log).await;
+    space.nothing_shows(&herald, &log, "key headers").await;
     herald.stop().await;
 }
 

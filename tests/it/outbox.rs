@@ -477,6 +477,7 @@ fn status(about: u8) -> Put {
 
 #[test]
 fn a_file_that_cannot_be_used_is_set_aside() {
+    type Case<'a> = (&'a str, &'a dyn Fn(&Path));
     let page = |text: &str| text.as_bytes().repeat(4096 / text.len());
     let foreign = |path: &Path| {
         let other = rusqlite::Connection::open(path).expect("it opens");
@@ -499,8 +500,7 @@ fn a_file_that_cannot_be_used_is_set_aside() {
         fs::write(path, bytes).expect("it is written");
     };
     let garbage = |path: &Path| fs::write(path, page("not a database at all.")).expect("it is written");
-    let cases: [(&str, &dyn Fn(&Path)); 4] =
-        [("foreign", &foreign), ("later", &later), ("damaged", &damage), ("garbage", &garbage)];
+    let cases: [Case<'_>; 4] = [("foreign", &foreign), ("later", &later), ("damaged", &damage), ("garbage", &garbage)];
     for (case, spoil) in cases {
         let (_dir, clock, path) = place();
         fs::create_dir(path.parent().expect("a folder")).expect("it is made");

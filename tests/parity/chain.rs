@@ -20,13 +20,13 @@ use crate::{API_VERSION, api_server, herald_in, idle, known};
 const REPOSITORY: &str = "chain";
 
 /// What Provider, Alert and Secret are called.
-const NAME: &str = "gitea";
+pub const NAME: &str = "gitea";
 
 /// kustomize-controller waits 30 s for a health check, however short its timeout is.
 const UNHEALTHY: Duration = Duration::from_secs(75);
 
 /// Everything else it does.
-const SOON: Duration = Duration::from_secs(45);
+pub const SOON: Duration = Duration::from_secs(45);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_kustomizations_on_a_real_git_host() {
@@ -41,7 +41,7 @@ async fn three_kustomizations_on_a_real_git_host() {
     api.kubectl_apply(&notifications(&namespace, &address, &gitea.token).to_string());
     known(&herald, &namespace, NAME).await;
     let uid = api.kubectl_ok(&["get", "provider", NAME, "-n", &namespace, "-o", "jsonpath={.metadata.uid}"]);
-    let seen = Seen { gitea, uid: uid.split('-').next().expect("a UID has parts").to_owned() };
+    let seen = Seen { gitea, repository: REPOSITORY, uid: uid.split('-').next().expect("a UID has parts").to_owned() };
     println!("{:?}: the servers are up", started.elapsed());
 
     let artifacts = Artifacts::serve().await;
@@ -98,16 +98,17 @@ async fn three_kustomizations_on_a_real_git_host() {
 }
 
 /// What a reader of the repository sees.
-struct Seen<'a> {
-    gitea: &'a Gitea,
+pub struct Seen<'a> {
+    pub gitea: &'a Gitea,
+    pub repository: &'a str,
     /// The part of the Provider's UID that is in every name.
-    uid: String,
+    pub uid: String,
 }
 
 impl Seen<'_> {
     /// Waits until a commit has these rows and no others, for each Kustomization in the order of
     /// their writing.
-    async fn until(&self, commit: &str, deadline: Duration, wanted: &[(&str, &[&str])]) {
+    pub async fn until(&self, commit: &str, deadline: Duration, wanted: &[(&str, &[&str])]) {
         let wanted: BTreeMap<String, Vec<String>> = wanted
             .iter()
             .map(|(name, rows)| (self.context(name), rows.iter().map(|&row| row.to_owned()).collect()))
@@ -126,7 +127,7 @@ impl Seen<'_> {
 
     async fn rows(&self, commit: &str) -> BTreeMap<String, Vec<String>> {
         let mut rows: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for status in self.gitea.statuses(REPOSITORY, commit).await {
+        for status in self.gitea.statuses(self.repository, commit).await {
             let text = |field: &str| status[field].as_str().unwrap_or_default().to_owned();
             rows.entry(text("context")).or_default().push(format!("{}: {}", text("status"), text("description")));
         }
@@ -138,7 +139,7 @@ impl Seen<'_> {
 
     /// The state of the commit as a whole.
     async fn combined(&self, commit: &str) -> String {
-        let path = format!("repos/{OWNER}/{REPOSITORY}/commits/{commit}/status");
+        let path = format!("repos/{OWNER}/{}/commits/{commit}/status", self.repository);
         let answer = self.gitea.request(Method::GET, &path).send().await.expect("Gitea answers");
         let status: Value = answer.json().await.expect("Gitea answers in JSON");
         status["state"].as_str().expect("a commit has a state").to_owned()
@@ -146,7 +147,7 @@ impl Seen<'_> {
 }
 
 /// Secret, Provider and Alert.
-fn notifications(namespace: &str, address: &str, token: &str) -> Value {
+pub fn notifications(namespace: &str, address: &str, token: &str) -> Value {
     let metadata = json!({"name": NAME, "namespace": namespace});
     let object = |kind, spec| json!({"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec});
     json!({"apiVersion": "v1", "kind": "List", "items": [
@@ -160,7 +161,7 @@ fn notifications(namespace: &str, address: &str, token: &str) -> Value {
     ]})
 }
 
-fn config_map(name: &str) -> String {
+pub fn config_map(name: &str) -> String {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"key": "value"}}).to_string()
 }
 

@@ -6,6 +6,7 @@
 //! | `golden` | recorded cases, request by request; what differs stands in `docs/parity.md` |
 //! | `chain` | the real kustomize-controller on a real API server, statuses on a real Gitea |
 //! | `many` | 500 objects on one commit: 500 writes, however often nothing changed |
+//! | `outage` | the same chain, and Gitea is killed for a while in the middle |
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -13,6 +14,7 @@ mod support;
 mod chain;
 mod golden;
 mod many;
+mod outage;
 
 use std::path::Path;
 use std::time::Duration;

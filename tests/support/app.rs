@@ -19,8 +19,8 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 pub struct Herald {
     /// The program.
     pub app: App,
-    /// Where its outbox is, when the flags do not say.
-    _outbox: tempfile::TempDir,
+    /// The folder of its outbox, when the flags do not name another.
+    pub outbox: tempfile::TempDir,
     http: reqwest::Client,
 }
 
@@ -47,7 +47,7 @@ impl Herald {
         let cli = Cli::try_parse_from(all).expect("valid flags");
         herald::install_tls_provider();
         let app = App::start(&cli, source).await.expect("Herald starts");
-        let herald = Self { app, _outbox: outbox, http: reqwest::Client::new() };
+        let herald = Self { app, outbox, http: reqwest::Client::new() };
         let ready = format!("http://{}/readyz", herald.app.health);
         wait::until(DEADLINE, "Herald to be ready", || async { wait::answers(&ready).await.then_some(()) }).await;
         herald

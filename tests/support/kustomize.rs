@@ -26,7 +26,7 @@ use super::wait;
 const START: Duration = Duration::from_secs(60);
 
 const SOURCE: &str = "source.toolkit.fluxcd.io/v1";
-const KUSTOMIZE: &str = "kustomize.toolkit.fluxcd.io/v1";
+pub const KUSTOMIZE: &str = "kustomize.toolkit.fluxcd.io/v1";
 
 /// kustomize-controller for the Kustomizations of one namespace, so that tests
 /// can run one each.

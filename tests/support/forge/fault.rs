@@ -37,6 +37,7 @@ pub(super) enum Harm {
 enum When {
     Next(usize),
     Every(usize),
+    Chance(f64),
 }
 
 impl Fault {
@@ -117,6 +118,12 @@ impl Fault {
         self
     }
 
+    /// Strikes each request that fits with this probability, until [`Forge::recover`](super::Forge::recover).
+    pub fn chance(mut self, probability: f64) -> Self {
+        self.when = When::Chance(probability);
+        self
+    }
+
     /// Lets the request take effect first: a status is written, and its writer never hears of it.
     pub fn afterwards(mut self) -> Self {
         self.afterwards = true;
@@ -134,7 +141,21 @@ impl Fault {
         match self.when {
             When::Next(count) => self.seen <= count,
             When::Every(step) => self.seen.is_multiple_of(step),
+            When::Chance(probability) => fastrand::f64() < probability,
         }
+    }
+
+    /// What it does, in a word or two; for counting.
+    pub(super) fn label(&self) -> String {
+        let harm = match &self.harm {
+            Harm::Answer { status, .. } => status.as_u16().to_string(),
+            Harm::Delay(_) => "delay".to_owned(),
+            Harm::Reset => "reset".to_owned(),
+            Harm::Hang => "hang".to_owned(),
+            // The host always acts before half of its answer is sent.
+            Harm::HalfBody => return "half body".to_owned(),
+        };
+        if self.afterwards { format!("{harm} after") } else { harm }
     }
 }
 

@@ -33,6 +33,7 @@ mod gitlab;
 mod page;
 mod world;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -165,6 +166,12 @@ impl Forge {
     /// Forgets the script: from now on nothing fails that a real host would not fail.
     pub fn recover(&self) {
         self.shared.world.lock().faults.clear();
+    }
+
+    /// How often each kind of fault struck so far: `503`, `hang`, `half body`; `hang after` is one that struck after
+    /// the request took effect.
+    pub fn struck(&self) -> BTreeMap<String, usize> {
+        self.shared.world.lock().struck.clone()
     }
 
     /// From now on only repositories and commits that were added exist. Before this call every one does.

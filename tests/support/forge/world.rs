@@ -3,7 +3,7 @@
 //! No network here: `door.rs` and the file of each API ask and tell, the handle in `mod.rs` reads.
 #![expect(clippy::disallowed_methods, reason = "the host is no part of herald: it lives by a clock of its own")]
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -234,6 +234,8 @@ pub(super) struct World {
     pub clock: Option<Timestamp>,
     pub tokens: HashMap<String, Access>,
     pub faults: Vec<Fault>,
+    /// How often each kind of fault struck.
+    pub struck: BTreeMap<String, usize>,
     pub gitlab: gitlab::Pace,
     pub reads: usize,
     pub writes: usize,
@@ -292,6 +294,9 @@ impl World {
             if fault.strikes(method, path) && struck.is_none() {
                 struck = Some(fault.clone());
             }
+        }
+        if let Some(fault) = &struck {
+            *self.struck.entry(fault.label()).or_default() += 1;
         }
         struck
     }
