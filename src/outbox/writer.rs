@@ -56,6 +56,8 @@ pub(super) enum Call {
     Remember(RepeatKey, Instant),
     /// A job is tried again.
     PutOff { job: Arc<Job>, due: Instant, told: bool, why: String },
+    /// A vendor wants nothing through this Provider until then.
+    Wait { provider: Arc<str>, until: Instant },
     /// Answer when everything before this is written.
     Flush(oneshot::Sender<()>),
 }
@@ -266,7 +268,7 @@ impl Writer {
     fn sweep(&self) {
         let now = self.shared.clock.wall().as_millisecond();
         let before = |span: Duration| now.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX));
-        if let Err(error) = self.store.forget(before(self.retention), before(self.repeat_interval)) {
+        if let Err(error) = self.store.forget(before(self.retention), before(self.repeat_interval), now) {
             tracing::debug!(logger = "outbox", %error, "what is old cannot be forgotten");
         }
     }
@@ -297,6 +299,7 @@ fn write_end(writes: &Writes<'_>, end: &Call, times: &Times) -> rusqlite::Result
         Call::PutOff { job, due, told, why } => {
             writes.put_off(job.id, job.attempts + 1, times.wall_of(*due), *told, why)
         }
+        Call::Wait { provider, until } => writes.wait(provider, times.wall_of(*until)),
         Call::Put { .. } | Call::Flush(_) => Ok(()),
     }
 }
