@@ -1,10 +1,10 @@
 //! STAGE 5: from the outbox to the vendor.
 //!
-//! One dispatcher claims what is due and starts a task for each job; everything else is bounded by
-//! the outbox: one request at a time for a Slot, so many for a Provider. A job ends delivered,
+//! One dispatcher claims what is due and may go out (`budget`) and starts a task for each job; the
+//! outbox bounds the rest: one request at a time for a Slot, so many for a Provider. A job ends delivered,
 //! unchanged, superseded or given up, and each end is counted and logged once.
 
-mod halts;
+mod budget;
 mod headers;
 mod listings;
 mod places;
@@ -16,18 +16,19 @@ mod verdict;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use self::halts::Halts;
+use self::budget::{Pass, Ticket};
 use self::listings::Listings;
 use self::places::Places;
 use self::report::{Telling, Why};
 use self::resolve::Resolver;
 use self::troubles::Troubles;
-pub use self::verdict::{Verdict, verdict};
+pub use self::verdict::{Scope, Verdict, verdict};
 use crate::clock::Clock;
 use crate::compose::{CommitStatus, Notice, text};
 use crate::ops::metrics::{Metrics, Outcome};
@@ -48,6 +49,13 @@ pub struct Deadlines {
     pub message: Duration,
 }
 
+/// How late something is still told that had to wait for its turn: a try of its own that comes as the
+/// deadline passes is let be.
+const LATE: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether everything is known by now.
+const UNSYNCED: Duration = Duration::from_millis(50);
+
 /// Bytes of what went wrong that are kept with a job.
 const LONGEST_REASON: usize = 500;
 
@@ -66,7 +74,8 @@ struct Inner {
     metrics: Arc<Metrics>,
     deadlines: Deadlines,
     listings: Listings,
-    halts: Halts,
+    /// Waits that an earlier process was told, of Providers that are not known yet, by UID.
+    restored: Mutex<Vec<(Arc<str>, Instant)>>,
     places: Places,
     telling: Telling,
     wake: Notify,
@@ -102,6 +111,7 @@ impl Delivery {
         deadlines: Deadlines,
     ) -> Self {
         Self(Arc::new(Inner {
+            restored: Mutex::new(outbox.waits()),
             outbox,
             view,
             resolver,
@@ -109,7 +119,6 @@ impl Delivery {
             metrics,
             deadlines,
             listings: Listings::new(),
-            halts: Halts::default(),
             places: Places::default(),
             telling: Telling::default(),
             wake: Notify::new(),
@@ -139,6 +148,7 @@ impl Delivery {
 
     /// A Provider or a Secret of it changed: what waits for it is tried now.
     pub fn provider_changed(&self, uid: &str) {
+        self.0.resolver.budget().forget_refusals(uid);
         self.0.outbox.wake(uid);
         self.wake();
     }
@@ -167,13 +177,15 @@ impl Delivery {
     /// The dispatcher: runs until [`Delivery::drain`] is through.
     pub async fn run(self) {
         let inner = &self.0;
+        // What an earlier process left must not be judged by Providers that are not known yet.
+        while !inner.view.synced() && !inner.stopping.load(Ordering::SeqCst) {
+            let _ = tokio::time::timeout(UNSYNCED, inner.wake.notified()).await;
+        }
         while !inner.stopping.load(Ordering::SeqCst) {
             let woken = inner.wake.notified();
-            let room = MAX_UNDER_WAY.saturating_sub(inner.under_way.load(Ordering::SeqCst));
-            let jobs = inner.outbox.claim(inner.clock.now(), room);
-            for job in jobs {
+            for (job, ticket) in inner.claim() {
                 inner.under_way.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(self.clone().carry(job));
+                tokio::spawn(self.clone().carry(job, ticket));
             }
             match inner.outbox.next_due() {
                 Some(due) => {
@@ -209,10 +221,11 @@ impl Delivery {
     }
 
     /// One job, one try, whatever happens in it.
-    async fn carry(self, job: Arc<Job>) {
+    async fn carry(self, job: Arc<Job>, ticket: Option<Ticket>) {
         let inner = &self.0;
         let before = inner.provider_version(&job);
-        let ended = AssertUnwindSafe(inner.attempt(&job)).catch_unwind().await.unwrap_or_else(|_| {
+        let wrote = AtomicBool::new(false);
+        let ended = AssertUnwindSafe(inner.attempt(&job, &wrote)).catch_unwind().await.unwrap_or_else(|_| {
             let why = Why::new("DeliveryFailed", "a bug in Herald: the delivery panicked; please report it");
             if job.attempts + 1 < PANIC_TRIES {
                 Try::Again { pause: verdict::backoff(job.attempts), told: false, why }
@@ -221,9 +234,16 @@ impl Delivery {
             }
         });
         inner.conclude(&job, ended);
+        let provider = job.new.subject.provider();
         if inner.provider_version(&job) != before {
             // It changed during the try, and the change could wake only what was waiting then.
-            inner.outbox.wake(job.new.subject.provider());
+            inner.resolver.budget().forget_refusals(provider);
+            inner.outbox.wake(provider);
+        }
+        if let Some(ticket) = ticket {
+            let freed = ticket.end(wrote.into_inner());
+            freed.release.iter().for_each(|provider| inner.outbox.release(provider));
+            freed.wake.iter().for_each(|provider| inner.outbox.wake(provider));
         }
         inner.under_way.fetch_sub(1, Ordering::SeqCst);
         inner.idle.notify_one();
@@ -237,7 +257,54 @@ impl Inner {
         self.view.provider_by_uid(job.new.subject.provider()).map(|view| view.version)
     }
 
-    async fn attempt(&self, job: &Job) -> Try {
+    /// Claims what may go out now, each with leave for it.
+    fn claim(&self) -> Vec<(Arc<Job>, Option<Ticket>)> {
+        self.take_up_waits();
+        let room = MAX_UNDER_WAY.saturating_sub(self.under_way.load(Ordering::SeqCst));
+        let now = self.clock.now();
+        let (mut claims, mut tickets) = (Vec::new(), Vec::new());
+        loop {
+            let mut unresolved = Vec::new();
+            let jobs = self.outbox.claim_if(now, room - claims.len(), &mut |provider| {
+                let ticket = match self.view.provider_by_uid(provider).map(|view| (self.resolver.pass(&view), view)) {
+                    // Nothing is made under the outbox's lock.
+                    Some((None, view)) => {
+                        unresolved.push(view);
+                        return Err(now + UNSYNCED);
+                    }
+                    Some((Some(Some(pass)), view)) if !view.provider.spec.suspend => Some(pass.admit()?),
+                    // No request will be made.
+                    _ => None,
+                };
+                tickets.push(ticket);
+                Ok(())
+            });
+            claims.extend(jobs);
+            if unresolved.is_empty() {
+                return claims.into_iter().zip(tickets).collect();
+            }
+            for view in unresolved {
+                let _ = self.resolver.ready(&view);
+                self.outbox.release(&view.provider.meta.uid);
+            }
+        }
+    }
+
+    /// Keeps the waits that an earlier process was told, as soon as their Providers are known.
+    fn take_up_waits(&self) {
+        let mut restored = self.restored.lock();
+        if restored.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        restored.retain(|(provider, until)| {
+            let ready = self.view.provider_by_uid(provider).and_then(|view| self.resolver.ready(&view).ok());
+            ready.as_ref().inspect(|(_, pass)| pass.wait(*until));
+            ready.is_none() && *until > now
+        });
+    }
+
+    async fn attempt(&self, job: &Job, wrote: &AtomicBool) -> Try {
         let provider = job.new.subject.provider();
         let Some(view) = self.view.provider_by_uid(provider) else {
             return Try::GivenUp(Outcome::Refused, Why::new("ProviderNotFound", "its Provider was deleted"));
@@ -245,24 +312,54 @@ impl Inner {
         if view.provider.spec.suspend {
             return Try::Again { pause: verdict::parked(job.attempts), told: false, why: Why::suspended() };
         }
-        let service = match self.resolver.resolve(&view) {
-            Ok(service) => service,
+        let (service, pass) = match self.resolver.ready(&view) {
+            Ok(ready) => ready,
             Err(error) => return self.again(job, verdict::parked(job.attempts), false, Why::resolving(error)),
         };
-        if let Some((left, error)) = self.halts.of(provider, view.version, self.clock.now()) {
-            return self.again(job, left, verdict(&error).is_told(), Why::sent(&error));
+        if self.age(job) > self.deadline(job) + LATE {
+            let why = Why::new("Expired", "it could not be sent before its deadline");
+            return Try::GivenUp(Outcome::Failed, why.after(job.attempts));
         }
+        // Ends with this try.
+        let _canary = match pass.check() {
+            Ok(canary) => canary,
+            Err(held) => return self.judge(job, &pass, held),
+        };
         let sent = match (&*service, &job.new.notice) {
             (Service::Statuses(vendor), Notice::CommitStatus(status)) => {
-                self.set(job, view.version, &**vendor, status).await
+                self.set(job, &pass, &**vendor, status, wrote).await
             }
-            (Service::Events(vendor), Notice::Event(event)) => vendor.send(event).await.map(|()| Try::Delivered),
+            (Service::Events(vendor), Notice::Event(event)) => {
+                wrote.store(true, Ordering::Relaxed);
+                vendor.send(event).await.map(|()| Try::Delivered)
+            }
             _ => {
                 let why = Why::new("UnsupportedType", "the Provider's type was changed to one that does not take this");
                 return Try::GivenUp(Outcome::Refused, why);
             }
         };
-        sent.unwrap_or_else(|error| self.judge(job, view.version, error))
+        if matches!(sent, Ok(Try::Delivered)) {
+            pass.worked().iter().for_each(|provider| self.outbox.wake(provider));
+        }
+        self.keep_wait(job, &pass);
+        sent.unwrap_or_else(|error| self.judge(job, &pass, error))
+    }
+
+    /// A wait that the vendor named just now is for other processes too.
+    fn keep_wait(&self, job: &Job, pass: &Pass) {
+        let Some((until, because)) = pass.unsaved_wait() else { return };
+        let new = &job.new;
+        self.outbox.wait(new.subject.provider(), until);
+        tracing::warn!(
+            logger = "delivery",
+            controllerKind = "Provider",
+            "reconciler kind" = "AlertProvider",
+            name = %new.provider.name,
+            namespace = %new.provider.namespace,
+            seconds = until.saturating_duration_since(self.clock.now()).as_secs(),
+            reason = Why::sent(&because).reason,
+            "the vendor asks to wait: nothing is sent with this credential meanwhile"
+        );
     }
 
     /// Makes a place say `status` (rule R6): nothing when it does already, a look first when we do
@@ -270,9 +367,10 @@ impl Inner {
     async fn set(
         &self,
         job: &Job,
-        version: u64,
+        pass: &Pass,
         vendor: &dyn Statuses,
         status: &CommitStatus,
+        wrote: &AtomicBool,
     ) -> Result<Try, SendError> {
         let name = self.name_at_vendor(job);
         let place = format!("{}{}/{name}", vendor.repository(), status.commit);
@@ -286,9 +384,11 @@ impl Inner {
                 let commit = format!("{}{}", vendor.repository(), status.commit);
                 // Whoever waited here for a read that was refused does not ask again.
                 let read = async {
-                    match self.halts.of(job.new.subject.provider(), version, self.clock.now()) {
-                        Some((_, error)) => Err(error),
-                        None => vendor.read(status).await,
+                    match pass.held() {
+                        Some(held) => Err(held),
+                        None => vendor.read(status).await.inspect_err(|error| {
+                            pass.note(error);
+                        }),
                     }
                 };
                 let asked = if vendor.reads_whole_commits() { &commit } else { &place };
@@ -305,6 +405,7 @@ impl Inner {
             return Ok(Try::Superseded);
         }
         self.outbox.note(&place, Said::Uncertain);
+        wrote.store(true, Ordering::Relaxed);
         vendor.write(status).await?;
         self.outbox.note(&place, wanted);
         Ok(Try::Delivered)
@@ -318,29 +419,32 @@ impl Inner {
         }
     }
 
-    fn judge(&self, job: &Job, version: u64, error: SendError) -> Try {
+    fn judge(&self, job: &Job, pass: &Pass, error: SendError) -> Try {
         let why = Why::sent(&error);
-        let verdict = verdict(&error);
-        let told = verdict.is_told();
-        let pause = match verdict {
-            Verdict::Later => verdict::backoff(job.attempts),
-            Verdict::Wait(pause) => pause.max(verdict::backoff(job.attempts)),
-            Verdict::Park => verdict::parked(job.attempts),
-            Verdict::Drop => return Try::GivenUp(Outcome::Failed, why),
+        let (pause, told) = match (&error, verdict(&error)) {
+            (SendError::Held { pause, told, .. }, _) => (*pause, *told),
+            (_, Verdict::Later) => (verdict::backoff(job.attempts), false),
+            // It may be longer by now: others were told too.
+            (_, Verdict::Wait(pause)) => (pass.waits().unwrap_or(pause).max(verdict::backoff(job.attempts)), true),
+            (_, Verdict::Park(_)) => (pass.note(&error).unwrap_or_else(|| verdict::parked(job.attempts)), false),
+            (_, Verdict::Drop) => return Try::GivenUp(Outcome::Failed, why),
         };
-        if verdict::concerns_the_provider(&error) {
-            self.halts.begin(job.new.subject.provider(), version, self.clock.now() + pause, error);
-        }
         self.again(job, pause, told, why)
     }
 
-    fn again(&self, job: &Job, pause: Duration, told: bool, why: Why) -> Try {
-        let deadline = match job.new.notice {
+    fn age(&self, job: &Job) -> Duration {
+        self.clock.now().saturating_duration_since(job.new.stamp.arrived)
+    }
+
+    fn deadline(&self, job: &Job) -> Duration {
+        match job.new.notice {
             Notice::CommitStatus(_) => self.deadlines.status,
             Notice::Event(_) => self.deadlines.message,
-        };
-        let age = self.clock.now().saturating_duration_since(job.new.stamp.arrived);
-        if age + pause > deadline {
+        }
+    }
+
+    fn again(&self, job: &Job, pause: Duration, told: bool, why: Why) -> Try {
+        if self.age(job) + pause > self.deadline(job) {
             Try::GivenUp(Outcome::Failed, why.after(job.attempts + 1))
         } else {
             Try::Again { pause, told, why }

@@ -79,9 +79,12 @@ impl Why {
         let reason = match error {
             SendError::Connect | SendError::Timeout | SendError::Broken => "Unreachable",
             SendError::Tls(_) => "TLSFailed",
+            SendError::Held { because, .. } => return Self::sent(because),
+            SendError::AskedToWait => "RateLimited",
             SendError::Redirect | SendError::NotTheVendor { .. } | SendError::TooLarge => "UnexpectedAnswer",
             SendError::Status { status, retry_after, .. } => match (status.as_u16(), retry_after) {
                 (429, _) | (403, Some(_)) => "RateLimited",
+                (403, None) if error.is_secondary_limit() => "RateLimited",
                 (401 | 407, _) => "Unauthorized",
                 (403, None) => "Forbidden",
                 (404, _) => "NotFound",

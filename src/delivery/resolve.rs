@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use http::header::HeaderMap;
 use parking_lot::Mutex;
-use url::Url;
+use url::{Position, Url};
 
+use super::budget::{Budget, Identity, Pass};
 use super::headers;
 use crate::api::provider::{LocalObjectReference, PROVIDER_TYPES};
 use crate::api::{Key, ProviderSpec};
@@ -53,7 +54,14 @@ pub struct Resolver {
     clients: Clients,
     clock: Arc<dyn Clock>,
     bitbucket_api: Option<Url>,
-    resolved: Mutex<HashMap<Key, (u64, Resolved)>>,
+    budget: Arc<Budget>,
+    resolved: Mutex<HashMap<Key, Kept>>,
+}
+
+/// What became of a version of a Provider, and its part in the budgets.
+struct Kept {
+    version: u64,
+    ready: Result<(Arc<Service>, Arc<Pass>), ResolveError>,
 }
 
 /// What became of a Provider.
@@ -64,20 +72,39 @@ impl Resolver {
     /// host.
     pub fn new(clock: Arc<dyn Clock>, bitbucket_api: Option<Url>) -> Self {
         let bitbucket_api = bitbucket_api.map(with_slash);
-        Self { clients: Clients::default(), clock, bitbucket_api, resolved: Mutex::default() }
+        let budget = Budget::new(clock.clone());
+        Self { clients: Clients::default(), clock, bitbucket_api, budget, resolved: Mutex::default() }
     }
 
     /// The service of a Provider as it is now.
     pub fn resolve(&self, view: &ProviderView) -> Resolved {
+        self.ready(view).map(|(service, _)| service)
+    }
+
+    /// The same, with its part in the budgets.
+    pub(super) fn ready(&self, view: &ProviderView) -> Result<(Arc<Service>, Arc<Pass>), ResolveError> {
         let key = &view.provider.meta.key;
-        if let Some((version, resolved)) = self.resolved.lock().get(key)
-            && *version == view.version
+        if let Some(kept) = self.resolved.lock().get(key)
+            && kept.version == view.version
         {
-            return resolved.clone();
+            return kept.ready.clone();
         }
-        let resolved = self.build(view).map(Arc::new);
-        self.resolved.lock().insert(key.clone(), (view.version, resolved.clone()));
-        resolved
+        let ready = self.build(view).map(|(service, pass)| (Arc::new(service), pass));
+        self.resolved.lock().insert(key.clone(), Kept { version: view.version, ready: ready.clone() });
+        ready
+    }
+
+    /// The part of a Provider in the budgets, without making anything: `None` when it was not resolved
+    /// as it is now, `Some(None)` when it cannot be used.
+    pub(super) fn pass(&self, view: &ProviderView) -> Option<Option<Arc<Pass>>> {
+        let resolved = self.resolved.lock();
+        let kept = resolved.get(&view.provider.meta.key).filter(|kept| kept.version == view.version)?;
+        Some(kept.ready.as_ref().ok().map(|(_, pass)| pass.clone()))
+    }
+
+    /// The budgets of all Providers.
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Forgets a Provider that is gone.
@@ -85,7 +112,7 @@ impl Resolver {
         self.resolved.lock().remove(provider);
     }
 
-    fn build(&self, view: &ProviderView) -> Result<Service, ResolveError> {
+    fn build(&self, view: &ProviderView) -> Result<(Service, Arc<Pass>), ResolveError> {
         let spec = &view.provider.spec;
         let Some(row) = vendors::row(&spec.kind) else {
             let built = vendors::TABLE.iter().map(|row| row.name).collect::<Vec<_>>().join(", ");
@@ -130,20 +157,27 @@ impl Resolver {
         })?;
         let api_url = self.api_url(view, &address)?;
         let value = |key| secret.as_ref().and_then(|secret| secret.data.trimmed(key));
+        let headers = headers_of(&secret)?;
+        let timeout = spec.timeout.as_deref().map_or(Ok(DEFAULT_TIMEOUT), timeout)?;
+        let is_status = row.carries == crate::matching::gate::Carries::CommitStatus;
+        let credentials = [&secret, &certs];
+        let route = Route { tls: &tls, proxy: proxy.as_ref(), timeout };
+        let pass = self.pass_of(view, is_status, &address, api_url.as_ref(), credentials, &route);
         let target = Target {
             address,
             api_url,
             token: value("token"),
             username: value("username").or_else(|| spec.username.as_deref().map(Secret::new)),
             password: value("password"),
-            headers: headers_of(&secret)?,
-            timeout: spec.timeout.as_deref().map_or(Ok(DEFAULT_TIMEOUT), timeout)?,
+            headers,
+            timeout,
+            gate: pass.clone(),
             masks: masks(spec, [&secret, &certs, &proxies], proxy.as_ref()),
             client,
             clock: self.clock.clone(),
         };
         let address_in_spec = in_secret.is_none();
-        (row.build)(target).map_err(|BuildError { reason, message }| {
+        let service = (row.build)(target).map_err(|BuildError { reason, message }| {
             let about_address = reason == "InvalidAddress";
             let message = match (about_address && !address_in_spec, about_address, &spec.secret_ref) {
                 (true, ..) => message.replace("spec.address", &format!("key address of {}", secret_name(&secret))),
@@ -152,6 +186,50 @@ impl Resolver {
             };
             // A Secret can be mended without touching the spec; an address in the spec cannot.
             ResolveError { reason, message, terminal: about_address && address_in_spec }
+        })?;
+        Ok((service, pass))
+    }
+
+    /// The Provider's part in the budgets. What it is known by is everything its Secrets hold and no
+    /// more: two Providers that name the same Secret are one caller, and so are two Secrets of one token.
+    fn pass_of(
+        &self,
+        view: &ProviderView,
+        is_status: bool,
+        address: &Secret,
+        api_url: Option<&Url>,
+        secrets: [&Option<Referent>; 2],
+        route: &Route<'_>,
+    ) -> Arc<Pass> {
+        let repository = Repository::parse(address.expose()).ok();
+        let origin = api_url.or(repository.as_ref().map(|repository| &repository.origin));
+        // The host and its port, whatever the scheme.
+        let host = origin.map_or("", |url| &url[Position::BeforeHost..Position::BeforePath]);
+        let values: Vec<Secret> = CALLER
+            .into_iter()
+            .flat_map(|key| secrets.map(|secret| secret.as_ref()?.data.trimmed(key)))
+            .flatten()
+            .collect();
+        let mut credential: Vec<&[u8]> = values.iter().map(|value| value.expose().as_bytes()).collect();
+        let user = view.provider.spec.username.as_deref().unwrap_or_default();
+        credential.push(user.as_bytes());
+        if !is_status {
+            // The address of a hook is what it is known by.
+            credential.push(address.expose().as_bytes());
+        }
+        let text = |secret: Option<&Secret>| secret.map_or("", |secret| secret.expose()).to_owned();
+        let (ca, proxy) = (text(route.tls.ca.as_ref()), text(route.proxy));
+        let certificate = text(route.tls.identity.as_ref().map(|(certificate, _)| certificate));
+        let timeout = route.timeout.as_millis().to_string();
+        let append = if route.tls.append_system_roots { "append" } else { "" };
+        let route = [&ca, &proxy, &certificate, &timeout, append].map(str::as_bytes);
+        let path = repository.as_ref().filter(|_| is_status).map(|repository| repository.path.as_str());
+        self.budget.pass(&Identity {
+            provider: view.provider.meta.uid.clone(),
+            host,
+            credential: &credential,
+            route: &route,
+            repository: path.unwrap_or_default().into(),
         })
     }
 
@@ -208,6 +286,30 @@ impl Resolver {
         }
         Ok(TlsConfig { ca, append_system_roots: append, identity })
     }
+}
+
+/// Keys of Secrets that a vendor knows a caller by.
+const CALLER: [&str; 13] = [
+    "token",
+    "username",
+    "password",
+    "headers",
+    "tls.crt",
+    "certFile",
+    "githubAppID",
+    "githubAppInstallationID",
+    "githubAppInstallationOwner",
+    "githubAppPrivateKey",
+    "tenantID",
+    "clientID",
+    "clientSecret",
+];
+
+/// The way to a host.
+struct Route<'a> {
+    tls: &'a TlsConfig,
+    proxy: Option<&'a Secret>,
+    timeout: Duration,
 }
 
 /// Paths are joined to it, so it ends in a slash.

@@ -1,61 +1,71 @@
 //! What to do after a request that did not work: the whole retry table, in one place.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::outbound::SendError;
 
 /// The next step of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Try again after a growing pause.
     Later,
-    /// Try again when the vendor said, or after this long.
+    /// Nothing is sent with this credential to this host until the vendor said, or for this long.
     Wait(Duration),
-    /// Nothing will change until someone changes something; try now and then, and at once when
-    /// the Provider or a Secret of it changes.
-    Park,
+    /// Nothing will change until someone changes something: left alone, and all its like.
+    Park(Scope),
     /// It can never work; give it up.
     Drop,
 }
 
-impl Verdict {
-    /// Whether the vendor named the time of the next try.
-    pub fn is_told(self) -> bool {
-        matches!(self, Verdict::Wait(_))
-    }
+/// What a refusal is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// The credential: nothing is sent with it until the Provider or a Secret of it changes. Some
+    /// vendors lock accounts.
+    Credential,
+    /// What may be done in the repository (its name is filled in by whoever knows it): one try after
+    /// 10 minutes, doubling to an hour, because permissions are often mended at the vendor.
+    Repository(Arc<str>),
+    /// This job alone, at the same pace.
+    Job,
 }
 
 /// A wait that a vendor names is honoured up to this long (rule R9).
-const LONGEST_WAIT: Duration = Duration::from_secs(65 * 60);
+pub const LONGEST_WAIT: Duration = Duration::from_secs(65 * 60);
+
+/// A limit that names no time: a minute at least (docs.github.com/rest, "Rate limits for the REST
+/// API"); it doubles while the limit stands.
+const UNNAMED_WAIT: Duration = Duration::from_secs(60);
 
 /// Decides.
 pub fn verdict(error: &SendError) -> Verdict {
+    let repository = || Verdict::Park(Scope::Repository("".into()));
     match error {
         SendError::Connect | SendError::Timeout | SendError::Broken | SendError::TooLarge => Verdict::Later,
-        // A certificate, a sign-in page and a redirect are mended by people.
-        SendError::Tls(_) | SendError::NotTheVendor { .. } | SendError::Redirect => Verdict::Park,
-        SendError::Status { status, retry_after, .. } => match (status.as_u16(), retry_after) {
-            (403 | 429 | 500..=599, Some(wait)) => Verdict::Wait((*wait).min(LONGEST_WAIT)),
-            (408 | 409 | 425 | 429, _) => Verdict::Later,
+        error if error.is_sign_in() => Verdict::Park(Scope::Credential),
+        // A certificate, a page and a redirect are mended by people.
+        SendError::Tls(_) | SendError::NotTheVendor { .. } | SendError::Redirect => repository(),
+        SendError::AskedToWait => Verdict::Later,
+        SendError::Held { pause, told: true, .. } => Verdict::Wait(*pause),
+        SendError::Held { because, .. } => verdict(because),
+        SendError::Status { status, retry_after, body } => match (status.as_u16(), retry_after) {
             (501, _) => Verdict::Drop,
-            (500..=599, _) => Verdict::Later,
-            (401 | 403 | 404 | 407, _) => Verdict::Park,
+            (403 | 408 | 409 | 425 | 429 | 500..=599, Some(wait)) => Verdict::Wait((*wait).min(LONGEST_WAIT)),
+            (403 | 429, None) if error.is_secondary_limit() => Verdict::Wait(UNNAMED_WAIT),
+            (408 | 409 | 425 | 429 | 500..=599, _) => Verdict::Later,
+            (401 | 407, _) => Verdict::Park(Scope::Credential),
+            (404, _) if is_about_commit(body) => Verdict::Park(Scope::Job),
+            (403 | 404, _) => repository(),
             _ => Verdict::Drop,
         },
     }
 }
 
-/// Whether what went wrong would go wrong for everything else that is told through the Provider:
-/// its credential was refused, its vendor asked to be left alone, or something else answers there. A
-/// 404 is not: it may be about the commit.
-pub fn concerns_the_provider(error: &SendError) -> bool {
-    match error {
-        SendError::Tls(_) | SendError::NotTheVendor { .. } | SendError::Redirect => true,
-        SendError::Status { status, retry_after, .. } => {
-            matches!(status.as_u16(), 401 | 403 | 407) || retry_after.is_some()
-        }
-        _ => false,
-    }
+/// Whether a 404 says that the commit is not there, as GitLab's (`404 Commit Not Found`, `404
+/// References for commit Not Found`, lib/api/commit_statuses.rb) and Bitbucket's do; the repository is.
+fn is_about_commit(body: &str) -> bool {
+    body.to_ascii_lowercase().contains("commit")
 }
 
 /// A pause before try number `attempts` + 1: between nothing and a span that doubles from 1 s to
@@ -77,36 +87,134 @@ mod tests {
     use super::*;
     use http::StatusCode;
 
-    #[test]
-    fn the_table() {
-        let status = |code: u16, seconds: Option<u64>| SendError::Status {
+    fn status(code: u16, seconds: Option<u64>, body: &str) -> SendError {
+        SendError::Status {
             status: StatusCode::from_u16(code).expect("valid"),
             retry_after: seconds.map(Duration::from_secs),
-            body: String::new(),
-        };
+            body: body.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_table() {
+        let repository = || Verdict::Park(Scope::Repository("".into()));
+        let wait = |seconds| Verdict::Wait(Duration::from_secs(seconds));
+        let status = |code, seconds| status(code, seconds, "");
         for (error, expected) in [
             (SendError::Connect, Verdict::Later),
             (SendError::Timeout, Verdict::Later),
             (SendError::Broken, Verdict::Later),
-            (SendError::Tls("x".into()), Verdict::Park),
-            (SendError::Redirect, Verdict::Park),
-            (SendError::NotTheVendor { what: "x" }, Verdict::Park),
-            (status(500, None), Verdict::Later),
-            (status(502, None), Verdict::Later),
-            (status(503, Some(7)), Verdict::Wait(Duration::from_secs(7))),
-            (status(501, None), Verdict::Drop),
-            (status(429, None), Verdict::Later),
-            (status(429, Some(60)), Verdict::Wait(Duration::from_secs(60))),
-            (status(403, Some(60)), Verdict::Wait(Duration::from_secs(60))),
-            (status(403, Some(999_999)), Verdict::Wait(LONGEST_WAIT)),
-            (status(403, None), Verdict::Park),
-            (status(401, None), Verdict::Park),
-            (status(404, None), Verdict::Park),
-            (status(409, None), Verdict::Later),
-            (status(422, None), Verdict::Drop),
+            (SendError::Tls("x".into()), repository()),
+            (SendError::Redirect, repository()),
+            (SendError::NotTheVendor { what: "x" }, repository()),
             (status(400, None), Verdict::Drop),
+            (status(401, None), Verdict::Park(Scope::Credential)),
+            (status(401, Some(5)), Verdict::Park(Scope::Credential)),
+            (status(403, None), repository()),
+            (status(403, Some(60)), wait(60)),
+            (status(403, Some(999_999)), Verdict::Wait(LONGEST_WAIT)),
+            (status(404, None), repository()),
+            (status(407, None), Verdict::Park(Scope::Credential)),
+            (status(408, None), Verdict::Later),
+            (status(409, None), Verdict::Later),
+            (status(410, None), Verdict::Drop),
+            (status(422, None), Verdict::Drop),
+            (status(425, None), Verdict::Later),
+            (status(429, None), Verdict::Later),
+            (status(429, Some(60)), wait(60)),
+            (status(500, None), Verdict::Later),
+            (status(501, None), Verdict::Drop),
+            (status(502, None), Verdict::Later),
+            (status(503, Some(7)), wait(7)),
         ] {
             assert_eq!(verdict(&error), expected, "{error:?}");
+        }
+    }
+
+    /// What each vendor says, in its own words, and what becomes of it; docs/vendors.md has the same
+    /// table for people. The waits that headers name are read in `outbound::asked_pause`.
+    #[test]
+    fn the_table_by_vendor() {
+        let repository = || Verdict::Park(Scope::Repository("".into()));
+        let minute = || Verdict::Wait(Duration::from_secs(60));
+        for (source, error, expected) in [
+            (
+                "github/docs, rate-limits-for-the-rest-api.md: a secondary limit without a time waits a minute",
+                status(
+                    403,
+                    None,
+                    r#"{"message": "You have exceeded a secondary rate limit. Please wait a few minutes"}"#,
+                ),
+                minute(),
+            ),
+            (
+                "the same; 429 is said too",
+                status(429, None, r#"{"message": "You have exceeded a secondary rate limit"}"#),
+                minute(),
+            ),
+            (
+                "GitHub Enterprise Server before 3.1",
+                status(403, None, r#"{"message": "You have triggered an abuse detection mechanism."}"#),
+                minute(),
+            ),
+            (
+                "octokit/octokit.js#2758: a token that may not",
+                status(403, None, r#"{"message": "Resource not accessible by personal access token"}"#),
+                repository(),
+            ),
+            (
+                "docs, troubleshooting: a repository that may not be seen",
+                status(404, None, r#"{"message": "Not Found"}"#),
+                repository(),
+            ),
+            (
+                "kubernetes/test-infra#21987: a commit that is not there",
+                status(422, None, r#"{"message": "No commit found for SHA: 1"}"#),
+                Verdict::Drop,
+            ),
+            (
+                "palantir/policy-bot#470: 1,000 statuses",
+                status(422, None, "This SHA and context has reached the maximum number of statuses."),
+                Verdict::Drop,
+            ),
+            (
+                "GitLab lib/api/commit_statuses.rb: the commit is locked",
+                status(409, None, "Another update to this commit status is in progress"),
+                Verdict::Later,
+            ),
+            (
+                "the same: the commit is on no branch",
+                status(404, None, r#"{"message": "404 References for commit Not Found"}"#),
+                Verdict::Park(Scope::Job),
+            ),
+            (
+                "GitLab lib/api/helpers.rb: the project may not be seen",
+                status(404, None, r#"{"message": "404 Project Not Found"}"#),
+                repository(),
+            ),
+            ("GitLab issue 365728: a limit without headers", status(429, None, "Retry later"), Verdict::Later),
+            (
+                "measured, Gitea 1.26.0: a commit that is not there",
+                status(500, None, r#"{"message": "object does not exist"}"#),
+                Verdict::Later,
+            ),
+            (
+                "learn.microsoft.com, azure/devops rate limits: TF400733 after delays",
+                status(429, Some(30), "TF400733: The request has been canceled"),
+                Verdict::Wait(Duration::from_secs(30)),
+            ),
+            (
+                "Azure DevOps: a token that is no good",
+                SendError::NotTheVendor { what: "answered 203, which is a sign-in page" },
+                Verdict::Park(Scope::Credential),
+            ),
+            (
+                "buildbot/buildbot#7049: a key of Bitbucket Cloud that is too long",
+                status(400, None, "key: Ensure this value has at most 40 characters (it has 48)."),
+                Verdict::Drop,
+            ),
+        ] {
+            assert_eq!(verdict(&error), expected, "{source}");
         }
     }
 

@@ -40,6 +40,19 @@ pub enum SendError {
         /// What it did.
         what: &'static str,
     },
+    /// A good answer that asked to be left alone, or used up the vendor's limit.
+    #[error("nothing is left of the vendor's limit for now")]
+    AskedToWait,
+    /// Nothing was sent: the vendor wants to be left alone, or refused the like before.
+    #[error("{because}")]
+    Held {
+        /// When to come back.
+        pause: Duration,
+        /// The vendor named that time.
+        told: bool,
+        /// What it said when it was asked last.
+        because: Box<SendError>,
+    },
     /// The answer is larger than any real one.
     #[error("the answer is too large")]
     TooLarge,
@@ -57,12 +70,32 @@ impl SendError {
             SendError::Status { .. } => "status",
             SendError::NotTheVendor { .. } => "not_the_vendor",
             SendError::TooLarge => "too_large",
+            SendError::AskedToWait => "asked_to_wait",
+            SendError::Held { because, .. } => because.label(),
         }
     }
 
     /// The start of what the vendor said, for the log.
     pub fn body(&self) -> &str {
-        if let SendError::Status { body, .. } = self { body } else { "" }
+        match self {
+            SendError::Status { body, .. } => body,
+            SendError::Held { because, .. } => because.body(),
+            _ => "",
+        }
+    }
+
+    /// Whether a page asked to sign in where an answer was expected: a refused credential.
+    pub fn is_sign_in(&self) -> bool {
+        matches!(self, SendError::NotTheVendor { what: super::SIGN_IN })
+    }
+
+    /// GitHub's limit on how fast, besides that on how much: known by its words, as the documentation
+    /// has them and had them (docs.github.com/rest, "Rate limits for the REST API", about secondary
+    /// rate limits; before 2021 "abuse detection mechanism").
+    pub fn is_secondary_limit(&self) -> bool {
+        let said = |words| self.body().to_ascii_lowercase().contains(words);
+        matches!(self, SendError::Status { status, .. } if matches!(status.as_u16(), 403 | 429))
+            && (said("secondary rate limit") || said("abuse detection"))
     }
 }
 
@@ -89,14 +122,62 @@ fn tls_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a rus
     cause.downcast_ref().or_else(|| tls_error(wrapped?))
 }
 
+/// How long an answer asks to be left alone; `None` when it does not ask. `body` is the start of it.
+///
+/// | header or field | who sends it | source |
+/// |---|---|---|
+/// | `Retry-After`, seconds or a date | GitHub, Azure DevOps (with 200 too), GitLab, Bitbucket, Discord, Slack | RFC 9110 10.2.3 |
+/// | `X-RateLimit-Remaining: 0` with `X-RateLimit-Reset` | GitHub (epoch seconds), Azure DevOps | docs.github.com/rest, "Rate limits for the REST API"; learn.microsoft.com, "Rate and usage limits" |
+/// | `RateLimit-Remaining: 0` with `RateLimit-Reset` | GitLab | docs.gitlab.com, "User and IP rate limits", response headers |
+/// | `X-RateLimit-Remaining: 0` with `X-RateLimit-Reset-After` | Discord | docs.discord.com, "Rate Limits" |
+/// | `retry_after`, seconds with a fraction, in the body of a 429 | Discord | the same |
+///
+/// What is left of a limit counts with an answer that was good, and with 403 and 429: a 404 or a 500
+/// with nothing left is still a 404 or a 500.
+pub fn asked_pause(status: StatusCode, headers: &HeaderMap, body: &str, now: jiff::Timestamp) -> Option<Duration> {
+    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    if let Some(pause) = text("retry-after").and_then(|text| retry_after(text, now)) {
+        return Some(pause);
+    }
+    let refused = matches!(status.as_u16(), 403 | 429);
+    if !status.is_success() && !refused {
+        return None;
+    }
+    #[derive(serde::Deserialize)]
+    struct Body {
+        retry_after: f64,
+    }
+    if status == StatusCode::TOO_MANY_REQUESTS
+        && let Ok(Body { retry_after }) = serde_json::from_str(body)
+    {
+        return Duration::try_from_secs_f64(retry_after).ok();
+    }
+    let used_up = |name: &str| text(name) == Some("0");
+    if used_up("x-ratelimit-remaining") {
+        let after = || Duration::try_from_secs_f64(text("x-ratelimit-reset-after")?.parse().ok()?).ok();
+        return after().or_else(|| reset(text("x-ratelimit-reset")?, now));
+    }
+    if used_up("ratelimit-remaining") {
+        return reset(text("ratelimit-reset")?, now);
+    }
+    None
+}
+
 /// `Retry-After` in seconds, or as a date seen from `now`.
-pub fn retry_after(headers: &HeaderMap, now: jiff::Timestamp) -> Option<Duration> {
-    let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
+fn retry_after(text: &str, now: jiff::Timestamp) -> Option<Duration> {
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
     let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
     Some(Duration::try_from(date.duration_since(now)).unwrap_or(Duration::ZERO))
+}
+
+/// A limit's reset: in seconds since 1970, or, when it is too small for that, from now.
+fn reset(text: &str, now: jiff::Timestamp) -> Option<Duration> {
+    const SMALLEST_DATE: f64 = 1e9;
+    let seconds: f64 = text.parse().ok()?;
+    let ahead = if seconds < SMALLEST_DATE { seconds } else { seconds - now.as_millisecond() as f64 / 1000.0 };
+    Duration::try_from_secs_f64(ahead.max(0.0)).ok()
 }
 
 #[cfg(test)]
@@ -106,15 +187,112 @@ mod tests {
     #[test]
     fn retry_after_in_both_forms() {
         let now: jiff::Timestamp = "2026-01-02T15:04:05Z".parse().expect("valid");
-        let of = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(http::header::RETRY_AFTER, text.parse().expect("valid"));
-            retry_after(&headers, now)
-        };
+        let of = |text: &str| retry_after(text, now);
         assert_eq!(of("120"), Some(Duration::from_secs(120)));
         assert_eq!(of("Fri, 02 Jan 2026 15:05:05 GMT"), Some(Duration::from_secs(60)));
         assert_eq!(of("Fri, 02 Jan 2026 15:00:00 GMT"), Some(Duration::ZERO));
         assert_eq!(of("soon"), None);
-        assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    }
+
+    /// The table at [`asked_pause`]; 1767366245 is the time it is.
+    #[test]
+    fn what_vendors_ask_for() {
+        let now: jiff::Timestamp = "2026-01-02T15:04:05Z".parse().expect("valid");
+        type Headers<'a> = &'a [(&'static str, &'a str)];
+        const CASES: &[(&str, u16, Headers, &str, Option<u64>)] = &[
+            ("nothing", 429, &[], "", None),
+            ("GitHub, secondary", 403, &[("retry-after", "60")], "", Some(60_000)),
+            (
+                "GitHub, primary",
+                403,
+                &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1767366345")],
+                "",
+                Some(100_000),
+            ),
+            (
+                "GitHub, the last that was good",
+                201,
+                &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1767366345")],
+                "",
+                Some(100_000),
+            ),
+            (
+                "GitHub, some left",
+                403,
+                &[("x-ratelimit-remaining", "17"), ("x-ratelimit-reset", "1767366345")],
+                "",
+                None,
+            ),
+            (
+                "GitHub, the reset is past",
+                429,
+                &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1767366200")],
+                "",
+                Some(0),
+            ),
+            (
+                "none left, and another fault",
+                404,
+                &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1767366345")],
+                "",
+                None,
+            ),
+            (
+                "GitLab",
+                429,
+                &[("ratelimit-remaining", "0"), ("ratelimit-reset", "1767366275")],
+                "Retry later",
+                Some(30_000),
+            ),
+            ("GitLab, some left", 200, &[("ratelimit-remaining", "7"), ("ratelimit-reset", "1767366275")], "", None),
+            ("seconds from now", 429, &[("ratelimit-remaining", "0"), ("ratelimit-reset", "30")], "", Some(30_000)),
+            (
+                "Azure DevOps delays first",
+                200,
+                &[("retry-after", "5"), ("x-ratelimit-delay", "0.5"), ("x-ratelimit-remaining", "12")],
+                "",
+                Some(5_000),
+            ),
+            (
+                "Azure DevOps, none left",
+                200,
+                &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1767366255")],
+                "",
+                Some(10_000),
+            ),
+            (
+                "Discord, in the body",
+                429,
+                &[("x-ratelimit-reset-after", "9")],
+                r#"{"message": "slow", "retry_after": 1.5, "global": false}"#,
+                Some(1_500),
+            ),
+            (
+                "Discord, the last that was good",
+                204,
+                &[
+                    ("x-ratelimit-remaining", "0"),
+                    ("x-ratelimit-reset", "1767366245.5"),
+                    ("x-ratelimit-reset-after", "0.75"),
+                ],
+                "",
+                Some(750),
+            ),
+            (
+                "nonsense",
+                429,
+                &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "soon"), ("retry-after", "-1")],
+                r#"{"retry_after": -3}"#,
+                None,
+            ),
+        ];
+        for (case, status, headers, body, expected) in CASES {
+            let headers: HeaderMap = headers
+                .iter()
+                .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().expect("valid")))
+                .collect();
+            let pause = asked_pause(StatusCode::from_u16(*status).expect("valid"), &headers, body, now);
+            assert_eq!(pause, expected.map(Duration::from_millis), "{case}");
+        }
     }
 }

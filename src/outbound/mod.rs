@@ -8,10 +8,12 @@ mod client;
 mod mask;
 mod target;
 
-pub use classify::{SendError, retry_after};
+pub use classify::{SendError, asked_pause};
 pub use client::{ClientError, Clients, TlsConfig};
 pub use mask::{Masks, SHORTEST, SHORTEST_OTHER};
 pub use target::{Target, sensitive};
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -25,6 +27,19 @@ const MAX_ERROR_BODY: usize = 4 << 10;
 
 /// Redirects followed within one host; GitHub answers with one for a renamed repository.
 const MAX_REDIRECTS: usize = 3;
+
+/// Whether a request may go out now, and what came of those that did: `delivery`'s budget, as one
+/// Provider has it.
+pub trait Gate: Send + Sync + 'static {
+    /// Asked right before each request.
+    ///
+    /// # Errors
+    /// [`SendError::Held`]: nothing may go out now.
+    fn enter(&self) -> Result<(), SendError>;
+
+    /// What came of it; `pause`: how long a good answer asks to be left alone.
+    fn answered(&self, error: Option<&SendError>, pause: Option<Duration>);
+}
 
 /// One request to a vendor, without credentials.
 #[derive(Clone, Debug)]
@@ -60,7 +75,8 @@ impl Request {
 }
 
 /// How Azure DevOps refuses a token.
-const SIGN_IN_PAGE: SendError = SendError::NotTheVendor { what: "answered 203, which is a sign-in page" };
+const SIGN_IN_PAGE: SendError = SendError::NotTheVendor { what: SIGN_IN };
+const SIGN_IN: &str = "answered 203, which is a sign-in page";
 
 /// A 2xx answer.
 #[derive(Clone, Debug)]

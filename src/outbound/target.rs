@@ -8,7 +8,7 @@ use http::header::{AUTHORIZATION, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use url::Url;
 
-use super::{MAX_ANSWER, MAX_ERROR_BODY, MAX_REDIRECTS, Masks, Request, SendError, Sent, retry_after};
+use super::{Gate, MAX_ANSWER, MAX_ERROR_BODY, MAX_REDIRECTS, Masks, Request, SendError, Sent, asked_pause};
 use crate::clock::Clock;
 use crate::secret::Secret;
 
@@ -34,6 +34,8 @@ pub struct Target {
     pub timeout: Duration,
     /// The pooled client.
     pub client: Arc<reqwest::Client>,
+    /// Asked before each request, and told what came of it.
+    pub gate: Arc<dyn Gate>,
     /// For `Retry-After` dates.
     pub clock: Arc<dyn Clock>,
 }
@@ -42,6 +44,14 @@ impl Target {
     /// Carries out one request. Redirects are followed within the host only, with method and
     /// body, so that a credential never reaches another host and a POST never becomes a GET.
     pub async fn send(&self, request: Request) -> Result<Sent, SendError> {
+        self.gate.enter()?;
+        let sent = self.carry(request).await;
+        let asked = |sent: &Sent| asked_pause(sent.status, &sent.headers, "", self.clock.wall());
+        self.gate.answered(sent.as_ref().err(), sent.as_ref().ok().and_then(asked));
+        sent
+    }
+
+    async fn carry(&self, request: Request) -> Result<Sent, SendError> {
         let mut url = request.url;
         for _ in 0..=MAX_REDIRECTS {
             let mut outgoing =
@@ -70,19 +80,12 @@ impl Target {
                 url = within_host(&url, response.headers()).ok_or(SendError::Redirect)?;
                 continue;
             }
-            let retry_after = retry_after(response.headers(), self.clock.wall());
-            return Err(self.refusal(status, retry_after, &request.headers, &mut response).await);
+            return Err(self.refusal(status, &request.headers, &mut response).await);
         }
         Err(SendError::Redirect)
     }
 
-    async fn refusal(
-        &self,
-        status: StatusCode,
-        retry_after: Option<Duration>,
-        sent: &HeaderMap,
-        response: &mut reqwest::Response,
-    ) -> SendError {
+    async fn refusal(&self, status: StatusCode, sent: &HeaderMap, response: &mut reqwest::Response) -> SendError {
         // Twice of what is kept: a credential must not be cut before it is masked.
         let mut body = Vec::new();
         while let Ok(Some(chunk)) = response.chunk().await {
@@ -91,7 +94,9 @@ impl Target {
                 break;
             }
         }
-        let mut body = self.masked(&String::from_utf8_lossy(&body), sent);
+        let body = String::from_utf8_lossy(&body);
+        let retry_after = asked_pause(status, response.headers(), &body, self.clock.wall());
+        let mut body = self.masked(&body, sent);
         body.truncate(body.floor_char_boundary(MAX_ERROR_BODY));
         SendError::Status { status, retry_after, body }
     }

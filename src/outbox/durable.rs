@@ -18,8 +18,8 @@ use super::record::{self, Times};
 use super::store::Store;
 use super::writer::{Call, Calls, Shared, Writer};
 use super::{
-    Counts, Fate, Job, JobId, Limits, NewJob, Operation, Outbox, PutError, Receipt, Retry, Said, Settled, Settlement,
-    Stamp,
+    Counts, Fate, Job, JobId, Limits, May, NewJob, Operation, Outbox, PutError, Receipt, Retry, Said, Settled,
+    Settlement, Stamp,
 };
 use crate::clock::Clock;
 
@@ -43,6 +43,8 @@ pub struct DurableOutbox {
     shared: Arc<Shared>,
     /// `None` once it is dropped.
     calls: Option<Calls>,
+    /// Of an earlier process.
+    waits: Vec<(Arc<str>, Instant)>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -110,7 +112,7 @@ impl DurableOutbox {
             backlog: left.needless.into_iter().map(Call::Forget).collect(),
         };
         let thread = std::thread::Builder::new().name("outbox".into()).spawn(move || writer.run(&received))?;
-        Ok(Self { shared, calls: Some(calls), thread: Some(thread) })
+        Ok(Self { shared, calls: Some(calls), waits: left.waits, thread: Some(thread) })
     }
 
     fn tell(&self, call: Call) {
@@ -124,6 +126,8 @@ impl DurableOutbox {
 #[derive(Default)]
 struct Left {
     next_id: JobId,
+    /// Providers whose vendor wants nothing until then.
+    waits: Vec<(Arc<str>, Instant)>,
     /// Rows that say nothing any more.
     needless: Vec<JobId>,
 }
@@ -142,7 +146,9 @@ fn take_up(store: &mut Store, queue: &mut Queue, repeats: Duration, times: &Time
     for (key, at) in messages {
         queue.remember_message(key, times.instant_of(at));
     }
-    let mut left = Left { next_id: 1, needless: Vec::new() };
+    let waits = store.waits_after(times.wall())?;
+    let waits = waits.into_iter().map(|(provider, until)| (provider, times.instant_of(until))).collect();
+    let mut left = Left { next_id: 1, waits, needless: Vec::new() };
     for row in jobs {
         left.next_id = row.id + 1;
         let new = match row.record {
@@ -181,8 +187,20 @@ impl Outbox for DurableOutbox {
         Box::pin(async move { answer.await.unwrap_or(Err(PutError::Closed)) })
     }
 
-    fn claim(&self, now: Instant, limit: usize) -> Vec<Arc<Job>> {
-        self.shared.queue.lock().claim(now, limit)
+    fn claim_if(&self, now: Instant, limit: usize, may: &mut May<'_>) -> Vec<Arc<Job>> {
+        self.shared.queue.lock().claim(now, limit, may)
+    }
+
+    fn release(&self, provider: &str) {
+        self.shared.queue.lock().release(provider);
+    }
+
+    fn wait(&self, provider: &str, until: Instant) {
+        self.tell(Call::Wait { provider: provider.into(), until });
+    }
+
+    fn waits(&self) -> Vec<(Arc<str>, Instant)> {
+        self.waits.clone()
     }
 
     fn settle(&self, job: &Arc<Job>, now: Instant, settlement: Settlement) -> Settled {

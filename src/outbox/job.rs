@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::repeats::RepeatKey;
 use crate::api::Key;
-use crate::compose::{Notice, Slot};
+use crate::compose::{Notice, Slot, State};
 
 /// Identifies a job within one outbox; rises.
 pub type JobId = u64;
@@ -81,6 +81,20 @@ pub struct NewJob {
     pub object: Arc<str>,
     /// For messages: what makes another one a repeat of this.
     pub repeat: Option<RepeatKey>,
+}
+
+impl NewJob {
+    /// What goes first when not all can go: failures, then successes, then what is pending (rule R9).
+    pub fn rank(&self) -> u8 {
+        match &self.notice {
+            Notice::CommitStatus(status) => match status.state {
+                State::Failure => 0,
+                State::Success => 1,
+                State::Pending => 2,
+            },
+            Notice::Event(event) => u8::from(event.severity != "error"),
+        }
+    }
 }
 
 /// A claimed job.

@@ -9,7 +9,7 @@ use futures::future::{BoxFuture, pending, ready};
 use parking_lot::Mutex;
 
 use super::queue::{Incoming, Limits, Queue};
-use super::{Counts, Job, JobId, NewJob, Operation, Outbox, PutError, Receipt, Said, Settled, Settlement, record};
+use super::{Counts, Job, JobId, May, NewJob, Operation, Outbox, PutError, Receipt, Said, Settled, Settlement, record};
 
 /// See the module.
 #[derive(Debug)]
@@ -48,8 +48,19 @@ impl Outbox for MemoryOutbox {
         Box::pin(ready(self.put_now(jobs)))
     }
 
-    fn claim(&self, now: Instant, limit: usize) -> Vec<Arc<Job>> {
-        self.queue.lock().claim(now, limit)
+    fn claim_if(&self, now: Instant, limit: usize, may: &mut May<'_>) -> Vec<Arc<Job>> {
+        self.queue.lock().claim(now, limit, may)
+    }
+
+    fn release(&self, provider: &str) {
+        self.queue.lock().release(provider);
+    }
+
+    /// It ends with the process, as all of this does.
+    fn wait(&self, _provider: &str, _until: Instant) {}
+
+    fn waits(&self) -> Vec<(Arc<str>, Instant)> {
+        Vec::new()
     }
 
     fn settle(&self, job: &Arc<Job>, now: Instant, settlement: Settlement) -> Settled {

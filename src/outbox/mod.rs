@@ -122,6 +122,9 @@ pub struct Counts {
     pub ready: usize,
 }
 
+/// Whether a Provider may be told something now, or when to ask again.
+pub type May<'a> = dyn FnMut(&Arc<str>) -> Result<(), Instant> + 'a;
+
 /// Jobs between acceptance and settlement, and the memory of what was said.
 pub trait Outbox: Send + Sync + 'static {
     /// Takes a batch whole or not at all.
@@ -129,7 +132,23 @@ pub trait Outbox: Send + Sync + 'static {
 
     /// Up to `limit` jobs that are due, at most one of a [`Subject`] at a time, taking turns among
     /// Providers. A claimed job is nobody else's until it is settled.
-    fn claim(&self, now: Instant, limit: usize) -> Vec<Arc<Job>>;
+    fn claim(&self, now: Instant, limit: usize) -> Vec<Arc<Job>> {
+        self.claim_if(now, limit, &mut |_| Ok(()))
+    }
+
+    /// The same, but only of Providers that `may` be told something now: it is asked once for each job,
+    /// with the Provider's UID, under a lock. Where it says no, it says when to ask again, which
+    /// [`Outbox::release`] and [`Outbox::wake`] bring forward.
+    fn claim_if(&self, now: Instant, limit: usize, may: &mut May<'_>) -> Vec<Arc<Job>>;
+
+    /// Has [`Outbox::claim_if`] ask again for a Provider at once.
+    fn release(&self, provider: &str);
+
+    /// Remembers, across a restart too, that a vendor wants nothing through this Provider until then.
+    fn wait(&self, provider: &str, until: Instant);
+
+    /// What [`Outbox::wait`] remembers of an earlier process.
+    fn waits(&self) -> Vec<(Arc<str>, Instant)>;
 
     /// Ends a claim; `now` is where the delay of a retry starts.
     fn settle(&self, job: &Arc<Job>, now: Instant, settlement: Settlement) -> Settled;
@@ -150,7 +169,8 @@ pub trait Outbox: Send + Sync + 'static {
     /// Waits for operators' wishes, which come through the file.
     fn operations(&self) -> BoxFuture<'_, Vec<Operation>>;
 
-    /// When the next waiting job becomes due; `None` when none waits for a time.
+    /// When the next waiting job becomes due, or a Provider may be asked for again; `None` when none
+    /// waits for a time.
     fn next_due(&self) -> Option<Instant>;
 
     /// Whether what is remembered of places may be out of date: others write there too. While it

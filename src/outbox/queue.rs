@@ -3,7 +3,7 @@
 //!
 //! Each call does a handful of map operations; time comes in with the call.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -51,8 +51,13 @@ pub(super) struct Queue {
     subjects: HashMap<Subject, Waiting>,
     /// By Provider UID: whose turn it is, job by job.
     lanes: HashMap<Arc<str>, Lane>,
-    /// Lanes with something ready and room to do it, each once.
-    turns: VecDeque<Arc<str>>,
+    /// Lanes with something ready and room to do it, each once: those with a failure to tell first, in
+    /// turns among their like.
+    turns: BTreeMap<Place, Arc<str>>,
+    /// Lanes that may not be claimed from until then, in the order of their turns.
+    held_lanes: BTreeMap<(Instant, u64), Arc<str>>,
+    /// Rises with each place that is given.
+    places: u64,
     /// Subjects whose head waits for a time.
     delayed: BTreeSet<(Instant, JobId)>,
     delayed_subjects: HashMap<JobId, (Instant, Subject)>,
@@ -67,10 +72,15 @@ pub(super) struct Queue {
     claimed: usize,
 }
 
+/// A place in a line: the lower number of [`Job::rank`] goes first, else who came first.
+type Place = (u8, u64);
+
 /// The jobs of one subject, oldest first.
 #[derive(Debug)]
 struct Waiting {
     jobs: VecDeque<Entry>,
+    /// Where it stands in its lane, while the head can be claimed.
+    ready: Option<Place>,
     /// The head is claimed.
     claimed: bool,
     /// The newest statement accepted.
@@ -110,11 +120,14 @@ pub(super) struct Placed {
     pub replaced: Vec<JobId>,
 }
 
+/// The jobs of a Provider that can be claimed: failures before successes before what is pending
+/// (rule R9), and first come, first served among these.
 #[derive(Debug, Default)]
 struct Lane {
-    ready: VecDeque<Subject>,
+    ready: BTreeMap<Place, Subject>,
     claimed: usize,
-    in_turn: bool,
+    turn: Option<Place>,
+    held: Option<(Instant, u64)>,
 }
 
 impl Queue {
@@ -126,7 +139,9 @@ impl Queue {
             promised: (0, 0),
             subjects: HashMap::new(),
             lanes: HashMap::new(),
-            turns: VecDeque::new(),
+            turns: BTreeMap::new(),
+            held_lanes: BTreeMap::new(),
+            places: 0,
             delayed: BTreeSet::new(),
             delayed_subjects: HashMap::new(),
             settled: Generations::new(limits.memory),
@@ -230,7 +245,7 @@ impl Queue {
             }
             entry.due = due;
             let jobs = VecDeque::from([entry]);
-            self.subjects.insert(subject.clone(), Waiting { jobs, claimed: false, latest });
+            self.subjects.insert(subject.clone(), Waiting { jobs, ready: None, claimed: false, latest });
             match due {
                 Some(due) => self.delay(due, id, subject),
                 None => self.make_ready(subject),
@@ -247,12 +262,14 @@ impl Queue {
                 self.held -= 1;
                 self.bytes -= old.bytes;
                 replaced.push(old.id);
-                // A waiting head that was delayed is due now; a ready one keeps its turn.
                 if let Some(due) = old.due {
                     self.delayed.remove(&(due, old.id));
                     self.delayed_subjects.remove(&old.id);
-                    self.make_ready(subject.clone());
                 }
+            }
+            if !waiting.claimed {
+                // A head that was delayed is due now; a ready one keeps its turn among its like.
+                self.make_ready(subject);
             }
         } else {
             waiting.jobs.push_back(entry);
@@ -265,50 +282,101 @@ impl Queue {
         self.delayed_subjects.insert(id, (due, subject));
     }
 
-    /// The subject's head may be claimed.
+    /// The subject's head may be claimed. One that may already keeps its turn among its like.
     fn make_ready(&mut self, subject: Subject) {
+        let Some(waiting) = self.subjects.get_mut(&subject) else { return };
+        let Some(head) = waiting.jobs.front() else { return };
         let provider = subject.provider().clone();
-        self.lanes.entry(provider.clone()).or_default().ready.push_back(subject);
+        let lane = self.lanes.entry(provider.clone()).or_default();
+        self.places += 1;
+        let came = match waiting.ready.take() {
+            Some(place) => {
+                lane.ready.remove(&place);
+                place.1
+            }
+            None => self.places,
+        };
+        let place = (head.new.rank(), came);
+        waiting.ready = Some(place);
+        lane.ready.insert(place, subject);
         self.take_turn(provider);
     }
 
     /// Queues a lane for its turn when it has something to do and room to do it.
     fn take_turn(&mut self, provider: Arc<str>) {
         let Some(lane) = self.lanes.get_mut(&provider) else { return };
-        if lane.ready.is_empty() && lane.claimed == 0 {
-            self.lanes.remove(&provider);
-        } else if !lane.in_turn && !lane.ready.is_empty() && lane.claimed < self.limits.per_provider {
-            lane.in_turn = true;
-            self.turns.push_back(provider);
+        let Some((&(rank, _), _)) = lane.ready.first_key_value() else {
+            if let Some(turn) = lane.turn.take() {
+                self.turns.remove(&turn);
+            }
+            if lane.claimed == 0 {
+                lane.held.inspect(|held| drop(self.held_lanes.remove(held)));
+                self.lanes.remove(&provider);
+            }
+            return;
+        };
+        if lane.held.is_some() || lane.claimed >= self.limits.per_provider {
+            return;
         }
+        let came = match lane.turn {
+            Some(turn) if turn.0 == rank => return,
+            Some(turn) => {
+                self.turns.remove(&turn);
+                turn.1
+            }
+            None => {
+                self.places += 1;
+                self.places
+            }
+        };
+        lane.turn = Some((rank, came));
+        self.turns.insert((rank, came), provider);
     }
 
-    /// See [`super::Outbox::claim`].
-    pub fn claim(&mut self, now: Instant, limit: usize) -> Vec<Arc<Job>> {
+    /// Lets a lane be asked again that was held; whether it was.
+    pub fn release(&mut self, provider: &str) -> bool {
+        let Some(lane) = self.lanes.get_mut(provider) else { return false };
+        let Some(provider) = lane.held.take().and_then(|held| self.held_lanes.remove(&held)) else { return false };
+        self.take_turn(provider);
+        true
+    }
+
+    /// See [`super::Outbox::claim_if`].
+    pub fn claim(&mut self, now: Instant, limit: usize, may: &mut super::May<'_>) -> Vec<Arc<Job>> {
         while let Some(&(due, id)) = self.delayed.first().filter(|(due, _)| *due <= now) {
             self.delayed.remove(&(due, id));
             if let Some((_, subject)) = self.delayed_subjects.remove(&id) {
                 self.undelay(subject);
             }
         }
+        while let Some(entry) = self.held_lanes.first_entry().filter(|entry| entry.key().0 <= now) {
+            let provider = entry.get().clone();
+            self.release(&provider);
+        }
         let mut claims = Vec::new();
         while claims.len() < limit {
-            let Some(provider) = self.turns.pop_front() else { break };
+            let Some((_, provider)) = self.turns.pop_first() else { break };
             let Some(lane) = self.lanes.get_mut(&provider) else { continue };
-            lane.in_turn = false;
-            let Some(subject) = lane.ready.pop_front() else {
+            lane.turn = None;
+            let Some(place) = lane.ready.first_key_value().map(|(place, _)| *place) else {
                 self.take_turn(provider);
                 continue;
             };
-            if let Some(waiting) = self.subjects.get_mut(&subject)
-                && let Some(head) = waiting.jobs.front_mut()
-            {
-                waiting.claimed = true;
-                head.attempts += 1;
-                lane.claimed += 1;
-                self.claimed += 1;
-                claims.push(Arc::new(Job { id: head.id, new: head.new.clone(), attempts: head.attempts - 1 }));
+            if let Err(until) = may(&provider) {
+                self.places += 1;
+                let held = (until, self.places);
+                lane.held = Some(held);
+                self.held_lanes.insert(held, provider);
+                continue;
             }
+            let subject = lane.ready.remove(&place).expect("it was just seen");
+            let waiting = self.subjects.get_mut(&subject).expect("what is ready is there");
+            let head = waiting.jobs.front_mut().expect("what is ready has a head");
+            (waiting.ready, waiting.claimed) = (None, true);
+            head.attempts += 1;
+            lane.claimed += 1;
+            self.claimed += 1;
+            claims.push(Arc::new(Job { id: head.id, new: head.new.clone(), attempts: head.attempts - 1 }));
             self.take_turn(provider);
         }
         claims
@@ -379,6 +447,7 @@ impl Queue {
         for id in ids {
             self.wake_job(id);
         }
+        self.release(provider);
     }
 
     /// Makes a job that waits for its next try due now; whether there is such a one.
@@ -406,9 +475,11 @@ impl Queue {
         } else {
             // As if it had been claimed and done: what is ready is claimed by its place in the lane.
             self.wake_job(id);
+            let place = self.subjects.get_mut(&subject).and_then(|waiting| waiting.ready.take());
             let lane = self.lanes.get_mut(subject.provider())?;
-            lane.ready.retain(|ready| *ready != subject);
+            place.inspect(|place| drop(lane.ready.remove(place)));
             self.remove_head(&subject);
+            self.take_turn(subject.provider().clone());
         }
         Some(job)
     }
@@ -445,12 +516,13 @@ impl Queue {
 
     /// When the next waiting job becomes due.
     pub fn next_due(&self) -> Option<Instant> {
-        self.delayed.first().map(|(due, _)| *due)
+        let held = self.held_lanes.first_key_value().map(|((until, _), _)| *until);
+        self.delayed.first().map(|(due, _)| *due).into_iter().chain(held).min()
     }
 
     /// How much there is.
     pub fn counts(&self) -> Counts {
-        let ready = self.lanes.values().map(|lane| lane.ready.len()).sum();
+        let ready = self.lanes.values().filter(|lane| lane.held.is_none()).map(|lane| lane.ready.len()).sum();
         Counts { held: self.held, claimed: self.claimed, ready }
     }
 

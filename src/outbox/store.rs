@@ -2,6 +2,7 @@
 //! run afterwards. Owned by the writing thread; `herald outbox` reads the same file.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,7 +18,8 @@ const APPLICATION_ID: i32 = 0x4872_6C64;
 
 /// The steps from one version of the tables to the next; the file's `user_version` says how many
 /// were taken.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE jobs (
         id       INTEGER PRIMARY KEY,  -- rises in the order of acceptance
         record   BLOB NOT NULL,        -- see record.rs
@@ -49,7 +51,14 @@ const MIGRATIONS: [&str; 1] = ["
         job INTEGER NOT NULL,
         act TEXT NOT NULL
     ) STRICT;
-"];
+",
+    "
+    CREATE TABLE waits (               -- vendors that want nothing for a while
+        provider TEXT PRIMARY KEY,     -- UID of a Provider with the credential it concerns
+        until    INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// What an operator can want of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,12 +178,21 @@ impl Store {
         rows.map(read).filter_map(Result::transpose).collect()
     }
 
-    /// Forgets what is older than that: what was said before, and messages that came before.
-    pub fn forget(&self, said_before: i64, messages_before: i64) -> rusqlite::Result<()> {
+    /// The Providers whose vendor wants nothing until a time after `wall`, and that time.
+    pub fn waits_after(&self, wall: i64) -> rusqlite::Result<Vec<(Arc<str>, i64)>> {
+        let mut statement = self.connection.prepare("SELECT provider, until FROM waits WHERE until > ?1")?;
+        let rows = statement.query_map([wall], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        rows.collect()
+    }
+
+    /// Forgets what is older than that: what was said before, and messages that came before, and waits that
+    /// ended before.
+    pub fn forget(&self, said_before: i64, messages_before: i64, waits_before: i64) -> rusqlite::Result<()> {
         let first_kept = "SELECT id FROM said WHERE at >= ?1 ORDER BY id LIMIT 1";
         let sql = format!("DELETE FROM said WHERE id < coalesce(({first_kept}), 9223372036854775807)");
         self.connection.execute(&sql, [said_before])?;
         self.connection.execute("DELETE FROM messages WHERE at < ?1", [messages_before])?;
+        self.connection.execute("DELETE FROM waits WHERE until < ?1", [waits_before])?;
         Ok(())
     }
 
@@ -234,6 +252,12 @@ impl Writes<'_> {
     pub fn remember(&self, key: &RepeatKey, at: i64) -> rusqlite::Result<()> {
         let mut statement = self.0.prepare_cached("INSERT OR REPLACE INTO messages (message, at) VALUES (?1, ?2)")?;
         statement.execute(params![key.to_bytes(), at]).map(drop)
+    }
+
+    /// Remembers that a vendor wants nothing through this Provider until then.
+    pub fn wait(&self, provider: &str, until: i64) -> rusqlite::Result<()> {
+        let mut statement = self.0.prepare_cached("INSERT OR REPLACE INTO waits (provider, until) VALUES (?1, ?2)")?;
+        statement.execute(params![provider, until]).map(drop)
     }
 
     /// Removes a job.

@@ -65,6 +65,8 @@ pub(super) enum Call {
     Remember(RepeatKey, Instant),
     /// A job is tried again.
     PutOff { job: Arc<Job>, due: Instant, told: bool, why: String },
+    /// A vendor wants nothing through this Provider until then.
+    Wait { provider: Arc<str>, until: Instant },
     /// Answer when everything before this is written.
     Flush(oneshot::Sender<()>),
 }
@@ -74,7 +76,7 @@ impl Call {
     /// lost. A status is read at the vendor before it is told again.
     fn is_urgent(&self) -> bool {
         match self {
-            Call::Put { .. } | Call::Flush(_) => true,
+            Call::Put { .. } | Call::Wait { .. } | Call::Flush(_) => true,
             Call::End { job, .. } => matches!(job.new.subject, Subject::Stream { .. }),
             Call::PutOff { told, .. } => *told,
             Call::Forget(_) | Call::Remember(..) => false,
@@ -317,7 +319,7 @@ impl Writer {
     fn sweep(&self) {
         let now = self.shared.clock.wall().as_millisecond();
         let before = |span: Duration| now.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX));
-        let swept = self.store.forget(before(self.retention), before(self.repeat_interval)).and_then(|()| {
+        let swept = self.store.forget(before(self.retention), before(self.repeat_interval), now).and_then(|()| {
             while self.store.fill()? > FILL && self.store.forget_oldest(ROWS_FOR_ROOM)? > 0 {}
             Ok(())
         });
@@ -352,6 +354,7 @@ fn write_end(writes: &Writes<'_>, end: &Call, times: &Times) -> rusqlite::Result
         Call::PutOff { job, due, told, why } => {
             writes.put_off(job.id, job.attempts + 1, times.wall_of(*due), *told, why)
         }
+        Call::Wait { provider, until } => writes.wait(provider, times.wall_of(*until)),
         Call::Put { .. } | Call::Flush(_) => Ok(()),
     }
 }
