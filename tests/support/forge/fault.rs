@@ -26,7 +26,14 @@ pub struct Fault {
 
 #[derive(Clone, Debug)]
 pub(super) enum Harm {
-    Answer { status: StatusCode, body: String },
+    Answer {
+        status: StatusCode,
+        body: String,
+    },
+    /// An answer whose body is the request.
+    Echo {
+        status: StatusCode,
+    },
     Delay(Duration),
     Reset,
     Hang,
@@ -82,6 +89,14 @@ impl Fault {
     pub fn body(mut self, text: &str) -> Self {
         if let Harm::Answer { body, .. } = &mut self.harm {
             text.clone_into(body);
+        }
+        self
+    }
+
+    /// Makes the body of an [`answer`](Self::answer) the request itself, headers and body, as some servers do.
+    pub fn echo(mut self) -> Self {
+        if let Harm::Answer { status, .. } = self.harm {
+            self.harm = Harm::Echo { status };
         }
         self
     }
