@@ -34,6 +34,12 @@ pub fn verdict(error: &SendError) -> Verdict {
         SendError::Connect | SendError::Timeout | SendError::Broken | SendError::TooLarge => Verdict::Later,
         // A certificate, a sign-in page and a redirect are mended by people.
         SendError::Tls(_) | SendError::NotTheVendor { .. } | SendError::Redirect => Verdict::Park,
+        SendError::NoCredential(_) => Verdict::Park,
+        SendError::Token { error, .. } => match verdict(error) {
+            // Whoever refuses a token says nothing of the notification.
+            Verdict::Drop => Verdict::Park,
+            other => other,
+        },
         SendError::Status { status, retry_after, .. } => match (status.as_u16(), retry_after) {
             (403 | 429 | 500..=599, Some(wait)) => Verdict::Wait((*wait).min(LONGEST_WAIT)),
             (408 | 409 | 425 | 429, _) => Verdict::Later,
@@ -51,6 +57,7 @@ pub fn verdict(error: &SendError) -> Verdict {
 pub fn concerns_the_provider(error: &SendError) -> bool {
     match error {
         SendError::Tls(_) | SendError::NotTheVendor { .. } | SendError::Redirect => true,
+        SendError::Token { .. } | SendError::NoCredential(_) => true,
         SendError::Status { status, retry_after, .. } => {
             matches!(status.as_u16(), 401 | 403 | 407) || retry_after.is_some()
         }
@@ -84,6 +91,7 @@ mod tests {
             retry_after: seconds.map(Duration::from_secs),
             body: String::new(),
         };
+        let token = |error| SendError::Token { from: "x", error: Box::new(error) };
         for (error, expected) in [
             (SendError::Connect, Verdict::Later),
             (SendError::Timeout, Verdict::Later),
@@ -105,6 +113,17 @@ mod tests {
             (status(409, None), Verdict::Later),
             (status(422, None), Verdict::Drop),
             (status(400, None), Verdict::Drop),
+            (SendError::NoCredential("x".into()), Verdict::Park),
+            (token(status(400, None)), Verdict::Park),
+            (token(status(401, None)), Verdict::Park),
+            (token(status(403, None)), Verdict::Park),
+            (token(status(404, None)), Verdict::Park),
+            (token(status(422, None)), Verdict::Park),
+            (token(status(501, None)), Verdict::Park),
+            (token(status(500, None)), Verdict::Later),
+            (token(status(503, Some(7))), Verdict::Wait(Duration::from_secs(7))),
+            (token(status(429, Some(7))), Verdict::Wait(Duration::from_secs(7))),
+            (token(SendError::Timeout), Verdict::Later),
         ] {
             assert_eq!(verdict(&error), expected, "{error:?}");
         }

@@ -43,6 +43,17 @@ pub enum SendError {
     /// The answer is larger than any real one.
     #[error("the answer is too large")]
     TooLarge,
+    /// A token that the request needs could not be had from whoever gives it out.
+    #[error("cannot get a token from {from}: {error}")]
+    Token {
+        /// Who gives it out.
+        from: &'static str,
+        /// Why not.
+        error: Box<SendError>,
+    },
+    /// What a token is made from is not there, or not ours to use; in words, without a value.
+    #[error("{0}")]
+    NoCredential(String),
 }
 
 impl SendError {
@@ -57,12 +68,18 @@ impl SendError {
             SendError::Status { .. } => "status",
             SendError::NotTheVendor { .. } => "not_the_vendor",
             SendError::TooLarge => "too_large",
+            SendError::Token { .. } => "token",
+            SendError::NoCredential(_) => "no_credential",
         }
     }
 
     /// The start of what the vendor said, for the log.
     pub fn body(&self) -> &str {
-        if let SendError::Status { body, .. } = self { body } else { "" }
+        match self {
+            SendError::Status { body, .. } => body,
+            SendError::Token { error, .. } => error.body(),
+            _ => "",
+        }
     }
 }
 

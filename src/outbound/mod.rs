@@ -3,6 +3,7 @@
 //! `vendors` build a [`Request`], [`Target::send`] carries it out: with the Target's credentials,
 //! within its timeout, following no redirect to another host, reading no more than it may.
 
+pub mod auth;
 mod classify;
 mod client;
 mod mask;
