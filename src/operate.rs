@@ -2,7 +2,7 @@
 //! controller that runs or has ended; what it is asked to change, a running controller does itself.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -53,7 +53,7 @@ fn one(reader: &Reader, job: JobId) -> anyhow::Result<Row> {
     row.with_context(|| format!("no job {job} waits; herald outbox ls shows those that do"))
 }
 
-fn change(reader: &Reader, path: &PathBuf, job: JobId, act: Act) -> anyhow::Result<()> {
+fn change(reader: &Reader, path: &Path, job: JobId, act: Act) -> anyhow::Result<()> {
     if !is_in_use(path)? {
         return reader.act(job, act);
     }

@@ -499,7 +499,8 @@ fn a_file_that_cannot_be_used_is_set_aside() {
         fs::write(path, bytes).expect("it is written");
     };
     let garbage = |path: &Path| fs::write(path, page("not a database at all.")).expect("it is written");
-    let cases: [(&str, &dyn Fn(&Path)); 4] =
+    type Harm<'a> = &'a dyn Fn(&Path);
+    let cases: [(&str, Harm<'_>); 4] =
         [("foreign", &foreign), ("later", &later), ("damaged", &damage), ("garbage", &garbage)];
     for (case, spoil) in cases {
         let (_dir, clock, path) = place();
