@@ -48,7 +48,10 @@ async fn main() -> anyhow::Result<()> {
         println!("{kind:16} {url}/{path}");
     }
     // Its address is always https://bitbucket.org/…; what counts is the environment of whoever calls.
-    println!("bitbucket        any; set BITBUCKET_API_BASE_URL={url}/2.0\n");
+    println!("bitbucket        any; set BITBUCKET_API_BASE_URL={url}/2.0");
+    // Any App and any ServiceAccount is good, as any token is.
+    println!("GitHub App       tokens are given out beside its API");
+    println!("Azure identity   set AZURE_AUTHORITY_HOST={url}\n");
     println!("Ctrl-C stops it.\n");
     loop {
         tokio::select! {

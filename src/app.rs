@@ -9,19 +9,21 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use url::{Host, Url};
 
-use crate::cli::{Cli, listen_address};
+use crate::cli::{Cli, OBJECT_LEVEL_WORKLOAD_IDENTITY, listen_address};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::lease::{Claim, Election, Timing};
 use crate::cluster::manifests::Manifests;
 use crate::cluster::replicas::Replicas;
-use crate::cluster::{self, Connection, ObjectKind, ObjectRef, Stores, discovery, lease};
-use crate::delivery::resolve::Resolver;
+use crate::cluster::{self, Accounts, Connection, ObjectKind, ObjectRef, Stores, discovery, lease};
+use crate::delivery::resolve::{Identities, Resolver};
 use crate::delivery::troubles::{About, Troubles};
 use crate::delivery::{Deadlines, Delivery};
 use crate::ingest::Door;
 use crate::ops::health;
 use crate::ops::metrics::Metrics;
+use crate::outbound::auth::{AzureEnvironment, ServiceAccounts, Tokens};
 use crate::outbox::{self, DurableOutbox, Limits, MemoryOutbox, Outbox};
 use crate::pipeline::Pipeline;
 use crate::reconcile::{ClusterWriter, Events, LogWriter, Reconciler};
@@ -75,15 +77,22 @@ impl App {
         for gate in &cli.feature_gates {
             tracing::info!(logger = "setup", gate = gate.name, enabled = gate.on, "loading feature gate");
         }
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let events = bind("--events-addr", &cli.events_addr).await?;
         let health_listener = bind("--health-addr", &cli.health_addr).await?;
         let metrics_listener = bind("--metrics-addr", &cli.metrics_addr).await?;
 
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let metrics = Arc::new(Metrics::new(cli.export_http_path_metrics));
+        let accounts = match &source {
+            Source::Cluster(cluster) => {
+                Some(Arc::new(Accounts::new(cluster.clone().counted(metrics.clone()))) as Arc<_>)
+            }
+            Source::Manifests(_) => None,
+        };
+        let identities = identities(cli, accounts, clock.clone())?;
         let stores = Arc::new(Stores::default());
         let view: Arc<dyn View> = stores.clone();
-        let resolver = Arc::new(Resolver::new(clock.clone(), cli.bitbucket_api_base_url.clone()));
+        let resolver = Arc::new(Resolver::new(clock.clone(), cli.bitbucket_api_base_url.clone(), identities));
         let outbox = open_outbox(cli, matches!(source, Source::Cluster(_)), clock.clone())?;
         let held = outbox.clone();
         metrics.at_scrape(
@@ -278,6 +287,45 @@ impl App {
             },
         }
     }
+}
+
+/// What credentials are made of besides Secrets.
+fn identities(
+    cli: &Cli,
+    accounts: Option<Arc<dyn ServiceAccounts>>,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<Identities> {
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let object_level = cli.gate(OBJECT_LEVEL_WORKLOAD_IDENTITY);
+    let default_account = Some(cli.default_service_account.clone()).filter(|name| !name.is_empty());
+    if default_account.is_some() && !object_level {
+        anyhow::bail!(
+            "--default-service-account needs the feature gate {OBJECT_LEVEL_WORKLOAD_IDENTITY}; add \
+             --feature-gates={OBJECT_LEVEL_WORKLOAD_IDENTITY}=true"
+        );
+    }
+    let authority = match given(&cli.azure_authority_host) {
+        None => None,
+        Some(text) => {
+            let url = Url::parse(&text).ok().filter(|url| {
+                // What goes there is as good as a password.
+                let loopback = matches!(url.host(), Some(Host::Ipv4(address)) if address.is_loopback());
+                url.scheme() == "https" || (url.scheme() == "http" && loopback)
+            });
+            Some(
+                url.context("AZURE_AUTHORITY_HOST is not an https address such as https://login.microsoftonline.com/")?,
+            )
+        }
+    };
+    let azure = AzureEnvironment {
+        authority,
+        tenant: given(&cli.azure_tenant_id),
+        client: given(&cli.azure_client_id),
+        token_file: cli.azure_federated_token_file.clone().filter(|file| !file.as_os_str().is_empty()),
+    };
+    let max_size = usize::try_from(cli.token_cache_max_size).unwrap_or(0);
+    let tokens = Arc::new(Tokens::new(clock, max_size, cli.token_cache_max_duration));
+    Ok(Identities { tokens, azure, accounts, object_level, default_account })
 }
 
 fn open_outbox(cli: &Cli, with_cluster: bool, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Outbox>> {

@@ -131,6 +131,36 @@ pub struct Cli {
           num_args = 0..=1, require_equals = true, action = ArgAction::Set)]
     pub export_http_path_metrics: bool,
 
+    /// The ServiceAccount, in a Provider's namespace, whose identity is used at a cloud when the
+    /// Provider names none and has no token. Needs the gate ObjectLevelWorkloadIdentity.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub default_service_account: String,
+
+    /// How many tokens that are got from others are kept; 0 keeps none, and gets one for each
+    /// request.
+    #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true)]
+    pub token_cache_max_size: i64,
+
+    /// How long such a token is kept at most; more than 1h is 1h.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub token_cache_max_duration: Duration,
+
+    /// Where Entra is.
+    #[arg(long, env = "AZURE_AUTHORITY_HOST", hide = true)]
+    pub azure_authority_host: Option<String>,
+
+    /// The organisation in Entra that Herald itself belongs to.
+    #[arg(long, env = "AZURE_TENANT_ID", hide = true)]
+    pub azure_tenant_id: Option<String>,
+
+    /// The application in Entra that Herald itself is.
+    #[arg(long, env = "AZURE_CLIENT_ID", hide = true)]
+    pub azure_client_id: Option<String>,
+
+    /// Where the kubelet keeps the token that says so.
+    #[arg(long, env = "AZURE_FEDERATED_TOKEN_FILE", hide = true, value_parser = any_path)]
+    pub azure_federated_token_file: Option<PathBuf>,
+
     #[command(flatten, next_help_heading = "Taken for the sake of Flux's Deployment; without effect")]
     #[doc(hidden)]
     pub without_effect: WithoutEffect,
@@ -161,12 +191,6 @@ pub struct WithoutEffect {
     pub kube_api_burst: u32,
     #[arg(long, default_value = "reconcile.fluxcd.io/watch=Enabled", hide_short_help = true)]
     pub watch_configs_label_selector: String,
-    #[arg(long, default_value = "", hide_short_help = true)]
-    pub default_service_account: String,
-    #[arg(long, default_value_t = 100, hide_short_help = true)]
-    pub token_cache_max_size: u32,
-    #[arg(long, default_value = "1h", value_parser = duration, hide_short_help = true)]
-    pub token_cache_max_duration: Duration,
 }
 
 /// A feature gate and whether it is on.
@@ -179,7 +203,10 @@ pub struct Gate {
 }
 
 /// The gates of Flux's notification-controller.
-const GATES: [&str; 3] = ["CacheSecretsAndConfigMaps", "DisableConfigWatchers", "ObjectLevelWorkloadIdentity"];
+const GATES: [&str; 3] = ["CacheSecretsAndConfigMaps", "DisableConfigWatchers", OBJECT_LEVEL_WORKLOAD_IDENTITY];
+
+/// The gate that lets a Provider name a ServiceAccount.
+pub const OBJECT_LEVEL_WORKLOAD_IDENTITY: &str = "ObjectLevelWorkloadIdentity";
 
 fn gate(text: &str) -> Result<Gate, String> {
     let (name, on) = text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form NAME=true"))?;
@@ -187,6 +214,13 @@ fn gate(text: &str) -> Result<Gate, String> {
     let name = known.ok_or_else(|| format!("there is no feature gate {name:?}; known are {}", GATES.join(", ")))?;
     let on = on.trim().parse().map_err(|_| format!("{name} can be true or false, not {on:?}"))?;
     Ok(Gate { name, on })
+}
+
+impl Cli {
+    /// Whether a feature gate is on; the last word on it counts.
+    pub fn gate(&self, name: &str) -> bool {
+        self.feature_gates.iter().rfind(|gate| gate.name == name).is_some_and(|gate| gate.on)
+    }
 }
 
 /// What to do instead of running.

@@ -9,7 +9,7 @@ mod forge;
 
 use std::time::Duration;
 
-use forge::{Access, Fault, Forge, Host};
+use forge::{Access, App, AppKey, Application, Fault, Forge, Host};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -815,4 +815,117 @@ async fn the_page_knows_the_words_of_all() {
     assert_eq!(first("label"), ["web", "a", "web", "web"]);
     let good = json!(["success"]);
     assert_eq!(first("kinds"), [json!(["success", "pending", "other"]), good.clone(), good.clone(), good]);
+}
+
+// === tokens given out ===
+
+#[tokio::test]
+async fn an_app_gets_a_token_for_a_jwt_that_is_signed_and_in_time() {
+    let desk = Desk::new().await;
+    let (key, other) = (AppKey::new(), AppKey::new());
+    assert!(key.pkcs1().starts_with("-----BEGIN RSA PRIVATE KEY-----\nMII"));
+    assert!(key.pkcs8().starts_with("-----BEGIN PRIVATE KEY-----\nMII"));
+    let app = App { id: 42, key, installation: 77, owner: "acme".into(), organization: false, suspended: false };
+    desk.forge.app(app.clone());
+    desk.forge.app(App { installation: 78, suspended: true, ..app.clone() });
+    let now: jiff::Timestamp = "2026-01-02T15:04:05Z".parse().unwrap();
+    desk.forge.freeze_clock(now);
+    let now = now.as_second();
+    let claims = |iss: &str, exp: i64, iat: i64| json!({"iss": iss, "exp": now + exp, "iat": now + iat});
+    let mint = async |installation: u64, jwt: &str| {
+        let url = format!("{}/app/installations/{installation}/access_tokens", desk.forge.url());
+        desk.client.post(url).bearer_auth(jwt).body("null").send().await
+    };
+    let good = app.key.jwt(&claims("42", 60, -30));
+    for (installation, jwt, status, words) in [
+        (77, "no.jwt.atall".to_owned(), 401, "could not be decoded"),
+        (77, other.jwt(&claims("42", 60, -30)), 401, "could not be decoded"),
+        (77, app.key.jwt(&claims("42", 601, -30)), 401, "too far in the future"),
+        (77, app.key.jwt(&claims("42", 0, -30)), 401, "must be a numeric value"),
+        (77, app.key.jwt(&claims("42", 60, 1)), 401, "('iat') must be an Integer"),
+        (77, app.key.jwt(&claims("43", 60, -30)), 404, "Integration not found"),
+        (79, good.clone(), 404, "Not Found"),
+        (78, good.clone(), 403, "suspended"),
+    ] {
+        let (code, body) = refusal(mint(installation, &jwt).await).await;
+        assert_eq!(code, status, "{words}");
+        assert!(body["message"].as_str().unwrap().contains(words), "{body}");
+    }
+    let find = async |kind: &str| {
+        let url = format!("{}/api/v3/{kind}/ACME/installation", desk.forge.url());
+        desk.client.get(url).bearer_auth(&good).send().await.unwrap()
+    };
+    assert_eq!(find("orgs").await.status(), 404);
+    assert_eq!(find("users").await.json::<Value>().await.unwrap()["id"], 77);
+
+    desk.forge.token_life(Duration::from_secs(60));
+    let answer = mint(77, &good).await.unwrap();
+    assert_eq!(answer.status(), 201);
+    let answer: Value = answer.json().await.unwrap();
+    assert_eq!(answer["expires_at"], "2026-01-02T15:05:05Z");
+    let token = answer["token"].as_str().unwrap();
+    assert_eq!(desk.forge.minted(), [token]);
+    let read = async |token: &str| {
+        let url = desk.url(Api::GitHub, &format!("commits/{SHA}/statuses"));
+        desk.client.get(url).bearer_auth(token).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!((read(token).await, read("another").await, read(&good).await), (200, 401, 401));
+    desk.forge.freeze_clock(jiff::Timestamp::from_second(now + 60).unwrap());
+    assert_eq!(read(token).await, 401, "its time is over");
+    let later = app.key.jwt(&claims("42", 120, 30));
+    let token = mint(77, &later).await.unwrap().json::<Value>().await.unwrap()["token"].as_str().unwrap().to_owned();
+    assert_eq!(read(&token).await, 200);
+    desk.forge.withdraw();
+    assert_eq!(read(&token).await, 401);
+}
+
+#[tokio::test]
+async fn entra_gives_a_token_for_an_assertion_it_trusts() {
+    let desk = Desk::new().await;
+    let application = Application { tenant: "t".into(), client: "c".into(), subject: "s".into() };
+    desk.forge.application(application.clone());
+    const SCOPE: &str = "499b84ac-1321-427f-aa17-267ca6975798/.default";
+    const KIND: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+    let ask = async |tenant: &str, client: &str, kind: &str, assertion: &str, scope: &str| {
+        let form = url::form_urlencoded::Serializer::new(String::new())
+            .extend_pairs([("client_assertion", assertion), ("client_assertion_type", kind), ("client_id", client)])
+            .extend_pairs([("grant_type", "client_credentials"), ("scope", scope)])
+            .finish();
+        let request = desk.client.post(format!("{}/{tenant}/oauth2/v2.0/token", desk.forge.url()));
+        request.header("content-type", "application/x-www-form-urlencoded").body(form).send().await
+    };
+    let good = application.assertion();
+    let stranger = Application { subject: "x".into(), ..application.clone() }.assertion();
+    for (tenant, client, kind, assertion, scope, number) in [
+        ("t", "c", KIND, "", SCOPE, 900_144),
+        ("t", "c", "", good.as_str(), SCOPE, 900_144),
+        ("t", "c", "password", &good, SCOPE, 70_003),
+        ("t", "c", KIND, &good, "https://graph.test/.default", 70_011),
+        ("t", "d", KIND, &good, SCOPE, 700_016),
+        ("u", "c", KIND, &good, SCOPE, 700_016),
+        ("t", "c", KIND, &stranger, SCOPE, 70_021),
+        ("t", "c", KIND, "no.jwt", SCOPE, 70_021),
+    ] {
+        let (code, body) = refusal(ask(tenant, client, kind, assertion, scope).await).await;
+        assert_eq!((code, &body["error_codes"][0]), (400, &json!(number)), "{body}");
+    }
+    let answer: Value = ask("t", "c", KIND, &good, SCOPE).await.unwrap().json().await.unwrap();
+    assert_eq!(answer["token_type"], "Bearer");
+    assert!((3598..=3600).contains(&answer["expires_in"].as_i64().unwrap()), "{answer}");
+    let url = format!("{}/org/project/_apis/git/repositories/fleet/commits/{SHA}/statuses", desk.forge.url());
+    let read = async |token: &str| {
+        let request = desk.client.get(&url).header("x-tfs-fedauthredirect", "Suppress").bearer_auth(token);
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!((read(answer["access_token"].as_str().unwrap()).await, read(&good).await), (200, 401));
+}
+
+#[tokio::test]
+async fn a_fault_can_answer_with_the_request() {
+    let desk = Desk::new().await;
+    desk.forge.fail(Fault::answer(400).echo());
+    let answer = desk.post(Api::GitHub, SHA, &json!({"state": "success"})).await.unwrap();
+    assert_eq!(answer.status(), 400);
+    let body = answer.text().await.unwrap();
+    assert!(body.contains("authorization: Bearer t0k") && body.ends_with(r#"{"state":"success"}"#), "{body}");
 }

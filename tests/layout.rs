@@ -35,7 +35,20 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("operate", &["cli", "clock", "compose", "outbox"]),
     (
         "app",
-        &["api", "cli", "clock", "cluster", "delivery", "ingest", "ops", "outbox", "pipeline", "reconcile", "view"],
+        &[
+            "api",
+            "cli",
+            "clock",
+            "cluster",
+            "delivery",
+            "ingest",
+            "ops",
+            "outbound::auth",
+            "outbox",
+            "pipeline",
+            "reconcile",
+            "view",
+        ],
     ),
 ];
 
@@ -53,6 +66,12 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("delivery", "compose", "a job carries a notice"),
     ("delivery", "secret", "credentials go from the view to the target"),
     ("delivery", "matching::gate", "certificates beside the token are for types that carry a commit status"),
+    (
+        "cluster",
+        "outbound",
+        "a ServiceAccount's token is what a credential is made of, and the lack of one ends a delivery",
+    ),
+    ("cluster", "secret", "a ServiceAccount's token is one"),
     ("cluster", "clock", "a lease is a matter of time"),
     ("ingest", "clock", "a spell of refusals is told once"),
     ("ingest", "compose", "metadata is cleaned on arrival, before anything reads it"),

@@ -1,6 +1,7 @@
 //! What the API server tells us, or a directory of files in its place: both feed the same
 //! [`Stores`], and nothing downstream can tell which.
 
+mod accounts;
 mod changes;
 mod connection;
 pub mod discovery;
@@ -13,6 +14,7 @@ mod secrets;
 mod stores;
 mod watch;
 
+pub use accounts::Accounts;
 pub use changes::{Changes, ObjectKind, ObjectRef};
 pub use connection::Connection;
 pub use labels::{LabelKind, Labels, Reach};

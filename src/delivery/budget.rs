@@ -74,7 +74,7 @@ pub struct Budget {
 
 /// What of a Provider tells its budget from others'.
 #[derive(Clone, Debug)]
-pub struct Identity<'a> {
+pub struct Caller<'a> {
     /// UID of the Provider.
     pub provider: Arc<str>,
     /// Host and port; in lower case.
@@ -188,7 +188,7 @@ impl Budget {
     }
 
     /// A Provider's part.
-    pub fn pass(&self, identity: &Identity<'_>) -> Arc<Pass> {
+    pub fn pass(&self, identity: &Caller<'_>) -> Arc<Pass> {
         let now = self.clock.now();
         let host = identity.host.as_bytes();
         let account = {
@@ -593,7 +593,7 @@ mod tests {
         }
 
         fn pass(&self, provider: &str, host: &str, token: &str) -> Arc<Pass> {
-            self.budget.pass(&Identity {
+            self.budget.pass(&Caller {
                 provider: provider.into(),
                 host,
                 credential: &[token.as_bytes()],

@@ -76,7 +76,16 @@ impl Why {
 
     /// A request that did not work.
     pub fn sent(error: &SendError) -> Self {
+        if let SendError::Token { from, error } = error {
+            let why = Self::sent(error);
+            let reason = match why.reason {
+                "Unauthorized" | "Forbidden" | "NotFound" | "Rejected" => "InvalidCredentials",
+                other => other,
+            };
+            return Self { reason, text: format!("cannot get a token from {from}: {}", why.text), ..why };
+        }
         let reason = match error {
+            SendError::NoCredential(_) | SendError::Token { .. } => "InvalidCredentials",
             SendError::Connect | SendError::Timeout | SendError::Broken => "Unreachable",
             SendError::Tls(_) => "TLSFailed",
             SendError::Held { because, .. } => return Self::sent(because),
@@ -375,7 +384,16 @@ mod tests {
         let why = Why::sent(&refused);
         assert_eq!((why.reason, why.text.as_str()), ("Forbidden", "answered 403 Forbidden"));
         assert_eq!(why.after(3).to_string(), "answered 403 Forbidden: no such luck; given up after 3 tries");
+        let token = Why::sent(&SendError::Token { from: "somebody", error: Box::new(refused) });
+        assert_eq!(token.reason, "InvalidCredentials");
+        assert_eq!(token.text, "cannot get a token from somebody: answered 403 Forbidden");
+        assert_eq!(token.to_string(), "cannot get a token from somebody: answered 403 Forbidden: no such luck");
         let tls = Why::sent(&SendError::Tls("a detail".to_owned()));
+        let token = Why::sent(&SendError::Token { from: "x", error: Box::new(SendError::Tls("a detail".to_owned())) });
+        assert_eq!(
+            (token.reason, token.text.as_str()),
+            ("TLSFailed", "cannot get a token from x: the TLS handshake failed")
+        );
         assert_eq!(
             (tls.text.as_str(), tls.to_string().as_str()),
             ("the TLS handshake failed", "the TLS handshake failed: a detail")

@@ -11,11 +11,14 @@ use http::header::HeaderMap;
 use parking_lot::Mutex;
 use url::{Position, Url};
 
-use super::budget::{Budget, Identity, Pass};
+use super::budget::{Budget, Caller, Pass};
 use super::headers;
 use crate::api::provider::{LocalObjectReference, PROVIDER_TYPES};
 use crate::api::{Key, ProviderSpec};
 use crate::clock::Clock;
+use crate::outbound::auth::{
+    App, Azure, AzureEnvironment, Exchange, GitHubApp, Identity, ServiceAccount, ServiceAccounts, Tokens,
+};
 use crate::outbound::{ClientError, Clients, Masks, SHORTEST, SHORTEST_OTHER, Target, TlsConfig};
 use crate::secret::Secret;
 use crate::vendors::forge::Repository;
@@ -35,6 +38,9 @@ const MAX_ADDRESS: usize = 2048;
 /// Time one try may take when the Provider does not say.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// What vendors call the Secret; whoever knows its name puts that there.
+const THE_SECRET: &str = "the Secret of spec.secretRef";
+
 /// The reason while a Secret is being read: it will soon be another, or none.
 pub const SECRET_NOT_READ: &str = "SecretNotRead";
 
@@ -49,12 +55,27 @@ pub struct ResolveError {
     pub terminal: bool,
 }
 
+/// What there is to make credentials of besides Secrets.
+pub struct Identities {
+    /// Where tokens are kept.
+    pub tokens: Arc<Tokens>,
+    /// What the environment says of Azure.
+    pub azure: AzureEnvironment,
+    /// Tokens of ServiceAccounts; none without a cluster.
+    pub accounts: Option<Arc<dyn ServiceAccounts>>,
+    /// Feature gate ObjectLevelWorkloadIdentity: whether a Provider may name a ServiceAccount.
+    pub object_level: bool,
+    /// `--default-service-account`: for Providers that name none.
+    pub default_account: Option<String>,
+}
+
 /// Services by Provider, each for the version it was made from.
 pub struct Resolver {
     clients: Clients,
     clock: Arc<dyn Clock>,
     bitbucket_api: Option<Url>,
     budget: Arc<Budget>,
+    identities: Identities,
     resolved: Mutex<HashMap<Key, Kept>>,
 }
 
@@ -70,10 +91,10 @@ pub type Resolved = Result<Arc<Service>, ResolveError>;
 impl Resolver {
     /// Nothing resolved yet. `bitbucket_api` is where Bitbucket Cloud's API is, when not at its own
     /// host.
-    pub fn new(clock: Arc<dyn Clock>, bitbucket_api: Option<Url>) -> Self {
+    pub fn new(clock: Arc<dyn Clock>, bitbucket_api: Option<Url>, identities: Identities) -> Self {
         let bitbucket_api = bitbucket_api.map(with_slash);
         let budget = Budget::new(clock.clone());
-        Self { clients: Clients::default(), clock, bitbucket_api, budget, resolved: Mutex::default() }
+        Self { clients: Clients::default(), clock, bitbucket_api, budget, identities, resolved: Mutex::default() }
     }
 
     /// The service of a Provider as it is now.
@@ -120,6 +141,14 @@ impl Resolver {
             let message = format!("spec.type {:?} {known}; the types this version can tell are {built}", spec.kind);
             return Err(ResolveError { reason: "UnsupportedType", message, terminal: true });
         };
+        if spec.service_account_name.is_some() && !self.identities.object_level {
+            return Err(wrong(
+                "FeatureGateDisabled",
+                "spec.serviceAccountName is not allowed while the feature gate ObjectLevelWorkloadIdentity is off; start \
+                 Herald with --feature-gates=ObjectLevelWorkloadIdentity=true, or remove the field"
+                    .to_owned(),
+            ));
+        }
         let secret = referent(view, "secretRef", spec.secret_ref.as_ref())?;
         let certs = referent(view, "certSecretRef", spec.cert_secret_ref.as_ref())?;
         let proxies = referent(view, "proxySecretRef", spec.proxy_secret_ref.as_ref())?;
@@ -163,12 +192,20 @@ impl Resolver {
         let credentials = [&secret, &certs];
         let route = Route { tls: &tls, proxy: proxy.as_ref(), timeout };
         let pass = self.pass_of(view, is_status, &address, api_url.as_ref(), credentials, &route);
+        let token = value("token");
+        let identity = match (&*spec.kind, &token) {
+            ("github", None) if value("password").is_none() => self.github_app(&secret)?,
+            ("azuredevops", None) => self.azure(view, &tls, proxy.as_ref())?,
+            _ => None,
+        };
         let target = Target {
             address,
             api_url,
-            token: value("token"),
+            token,
             username: value("username").or_else(|| spec.username.as_deref().map(Secret::new)),
             password: value("password"),
+            identity,
+            credentials: None,
             headers,
             timeout,
             gate: pass.clone(),
@@ -181,7 +218,10 @@ impl Resolver {
             let about_address = reason == "InvalidAddress";
             let message = match (about_address && !address_in_spec, about_address, &spec.secret_ref) {
                 (true, ..) => message.replace("spec.address", &format!("key address of {}", secret_name(&secret))),
-                (_, false, None) => format!("spec.secretRef is missing: {message}"),
+                (_, false, None) if message.starts_with(THE_SECRET) => {
+                    format!("spec.secretRef is missing: {message}")
+                }
+                (_, false, Some(_)) => message.replace(THE_SECRET, &secret_name(&secret)),
                 _ => message,
             };
             // A Secret can be mended without touching the spec; an address in the spec cannot.
@@ -213,6 +253,7 @@ impl Resolver {
         let mut credential: Vec<&[u8]> = values.iter().map(|value| value.expose().as_bytes()).collect();
         let user = view.provider.spec.username.as_deref().unwrap_or_default();
         credential.push(user.as_bytes());
+        credential.push(view.provider.spec.service_account_name.as_deref().unwrap_or_default().as_bytes());
         if !is_status {
             // The address of a hook is what it is known by.
             credential.push(address.expose().as_bytes());
@@ -224,7 +265,7 @@ impl Resolver {
         let append = if route.tls.append_system_roots { "append" } else { "" };
         let route = [&ca, &proxy, &certificate, &timeout, append].map(str::as_bytes);
         let path = repository.as_ref().filter(|_| is_status).map(|repository| repository.path.as_str());
-        self.budget.pass(&Identity {
+        self.budget.pass(&Caller {
             provider: view.provider.meta.uid.clone(),
             host,
             credential: &credential,
@@ -250,6 +291,62 @@ impl Resolver {
             return Err(terminal(format!("annotation {API_URL_ANNOTATION} names another host than spec.address")));
         }
         Ok(Some(with_slash(url)))
+    }
+
+    /// The GitHub App of a Secret without a token.
+    fn github_app(&self, secret: &Option<Referent>) -> Result<Option<Identity>, ResolveError> {
+        let Some(Referent { name, data }) = secret else { return Ok(None) };
+        let app = App::parse(|key| data.trimmed(key))
+            .map_err(|why| wrong("InvalidCredentials", format!("{name} cannot be used: {why}")))?;
+        let tokens = self.identities.tokens.clone();
+        Ok(app.map(|app| Identity::GitHubApp(GitHubApp { app: Arc::new(app), tokens })))
+    }
+
+    /// The workload identity of a Provider without a token: that of its ServiceAccount, else
+    /// Herald's own, else none.
+    fn azure(
+        &self,
+        view: &ProviderView,
+        tls: &TlsConfig,
+        proxy: Option<&Secret>,
+    ) -> Result<Option<Identity>, ResolveError> {
+        let Identities { tokens, azure, accounts, default_account, .. } = &self.identities;
+        let named = view.provider.spec.service_account_name.as_ref();
+        let exchange = match (named.or(default_account.as_ref()), accounts) {
+            (Some(name), Some(accounts)) => {
+                let namespace = view.provider.meta.key.namespace.to_string();
+                let by_default = named.is_none();
+                Exchange::Of(ServiceAccount { namespace, name: name.clone(), by_default }, accounts.clone())
+            }
+            (Some(name), None) => {
+                let message = format!("ServiceAccount {name} needs a cluster, and Herald reads a directory instead");
+                return Err(wrong("InvalidCredentials", message));
+            }
+            (None, _) => match azure.own() {
+                // Whoever gives roots of his own, and a proxy, would be shown the token.
+                Ok(_) if tls.ca.is_some() => {
+                    return Err(wrong(
+                        "InvalidCredentials",
+                        "Herald's own identity at Azure is not used with a ca.crt of the Provider's; remove it, or name \
+                         a ServiceAccount"
+                            .to_owned(),
+                    ));
+                }
+                Ok(exchange) => exchange,
+                Err(_) => return Ok(None),
+            },
+        };
+        let client = self
+            .clients
+            .get(&TlsConfig::default(), proxy)
+            .map_err(|error| wrong("InvalidProxy", format!("the Provider's proxy {error}")))?;
+        Ok(Some(Identity::Azure(Azure {
+            exchange,
+            authority: azure.authority.clone(),
+            client,
+            clock: self.clock.clone(),
+            tokens: tokens.clone(),
+        })))
     }
 
     fn tls(

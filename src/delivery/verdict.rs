@@ -43,6 +43,13 @@ pub fn verdict(error: &SendError) -> Verdict {
     let repository = || Verdict::Park(Scope::Repository("".into()));
     match error {
         SendError::Connect | SendError::Timeout | SendError::Broken | SendError::TooLarge => Verdict::Later,
+        SendError::NoCredential(_) => repository(),
+        SendError::Token { error, .. } => match verdict(error) {
+            // Whoever refuses a token says nothing of the notification, and what it refuses is often mended
+            // there: an App that is installed again, a trust that is set up.
+            Verdict::Drop | Verdict::Park(_) => repository(),
+            other => other,
+        },
         error if error.is_sign_in() => Verdict::Park(Scope::Credential),
         // A certificate, a page and a redirect are mended by people.
         SendError::Tls(_) | SendError::NotTheVendor { .. } | SendError::Redirect => repository(),
@@ -100,6 +107,7 @@ mod tests {
         let repository = || Verdict::Park(Scope::Repository("".into()));
         let wait = |seconds| Verdict::Wait(Duration::from_secs(seconds));
         let status = |code, seconds| status(code, seconds, "");
+        let token = |error| SendError::Token { from: "x", error: Box::new(error) };
         for (error, expected) in [
             (SendError::Connect, Verdict::Later),
             (SendError::Timeout, Verdict::Later),
@@ -126,6 +134,17 @@ mod tests {
             (status(501, None), Verdict::Drop),
             (status(502, None), Verdict::Later),
             (status(503, Some(7)), wait(7)),
+            (SendError::NoCredential("x".into()), repository()),
+            (token(status(400, None)), repository()),
+            (token(status(401, None)), repository()),
+            (token(status(403, None)), repository()),
+            (token(status(404, None)), repository()),
+            (token(status(422, None)), repository()),
+            (token(status(501, None)), repository()),
+            (token(status(500, None)), Verdict::Later),
+            (token(status(503, Some(7))), wait(7)),
+            (token(status(429, Some(7))), wait(7)),
+            (token(SendError::Timeout), Verdict::Later),
         ] {
             assert_eq!(verdict(&error), expected, "{error:?}");
         }

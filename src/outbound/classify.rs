@@ -56,6 +56,17 @@ pub enum SendError {
     /// The answer is larger than any real one.
     #[error("the answer is too large")]
     TooLarge,
+    /// A token that the request needs could not be had from whoever gives it out.
+    #[error("cannot get a token from {from}: {error}")]
+    Token {
+        /// Who gives it out.
+        from: &'static str,
+        /// Why not.
+        error: Box<SendError>,
+    },
+    /// What a token is made from is not there, or not ours to use; in words, without a value.
+    #[error("{0}")]
+    NoCredential(String),
 }
 
 impl SendError {
@@ -72,6 +83,8 @@ impl SendError {
             SendError::TooLarge => "too_large",
             SendError::AskedToWait => "asked_to_wait",
             SendError::Held { because, .. } => because.label(),
+            SendError::Token { .. } => "token",
+            SendError::NoCredential(_) => "no_credential",
         }
     }
 
@@ -79,6 +92,7 @@ impl SendError {
     pub fn body(&self) -> &str {
         match self {
             SendError::Status { body, .. } => body,
+            SendError::Token { error, .. } => error.body(),
             SendError::Held { because, .. } => because.body(),
             _ => "",
         }

@@ -3,6 +3,7 @@
 //! `vendors` build a [`Request`], [`Target::send`] carries it out: with the Target's credentials,
 //! within its timeout, following no redirect to another host, reading no more than it may.
 
+pub mod auth;
 mod classify;
 mod client;
 mod mask;
@@ -39,6 +40,18 @@ pub trait Gate: Send + Sync + 'static {
 
     /// What came of it; `pause`: how long a good answer asks to be left alone.
     fn answered(&self, error: Option<&SendError>, pause: Option<Duration>);
+}
+
+/// Lets everything pass: for whoever gives out tokens, which no job waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct Open;
+
+impl Gate for Open {
+    fn enter(&self) -> Result<(), SendError> {
+        Ok(())
+    }
+
+    fn answered(&self, _: Option<&SendError>, _: Option<Duration>) {}
 }
 
 /// One request to a vendor, without credentials.

@@ -8,7 +8,8 @@ use http::header::{AUTHORIZATION, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use url::Url;
 
-use super::{Gate, MAX_ANSWER, MAX_ERROR_BODY, MAX_REDIRECTS, Masks, Request, SendError, Sent, asked_pause};
+use super::auth::{Credentials, Identity};
+use super::{Gate, MAX_ANSWER, MAX_ERROR_BODY, MAX_REDIRECTS, Masks, Open, Request, SendError, Sent, asked_pause};
 use crate::clock::Clock;
 use crate::secret::Secret;
 
@@ -25,6 +26,10 @@ pub struct Target {
     pub username: Option<Secret>,
     /// From key `password`.
     pub password: Option<Secret>,
+    /// Who the Provider is when there is no token; its vendor makes `credentials` of it.
+    pub identity: Option<Identity>,
+    /// Asked for the `Authorization` of every request; none when the vendor writes it itself.
+    pub credentials: Option<Arc<dyn Credentials>>,
     /// From key `headers`: sent with every request, over our own.
     pub headers: HeaderMap,
     /// What must not be read in an answer: every value of the Provider's Secrets, and what was made
@@ -41,17 +46,61 @@ pub struct Target {
 }
 
 impl Target {
-    /// Carries out one request. Redirects are followed within the host only, with method and
-    /// body, so that a credential never reaches another host and a POST never becomes a GET.
+    /// Nobody in particular.
+    pub fn anonymous(client: Arc<reqwest::Client>, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
+        Self {
+            address: Secret::new(""),
+            api_url: None,
+            token: None,
+            username: None,
+            password: None,
+            identity: None,
+            credentials: None,
+            headers: HeaderMap::new(),
+            gate: Arc::new(Open),
+            masks: Masks::default(),
+            timeout,
+            client,
+            clock,
+        }
+    }
+
+    /// The same way out, without anything that says who asks.
+    pub fn without_credentials(&self) -> Self {
+        let masks = self.masks.clone();
+        Self { masks, ..Self::anonymous(self.client.clone(), self.clock.clone(), self.timeout) }
+    }
+
+    /// Carries out one request, with a credential when the Target has to get one first. When that is
+    /// refused, one more is got and tried: it may have been withdrawn before its time. A vendor that
+    /// refuses a credential has done nothing, so that is safe for a write too.
     pub async fn send(&self, request: Request) -> Result<Sent, SendError> {
         self.gate.enter()?;
-        let sent = self.carry(request).await;
+        let sent = self.authorized(request).await;
         let asked = |sent: &Sent| asked_pause(sent.status, &sent.headers, "", self.clock.wall());
         self.gate.answered(sent.as_ref().err(), sent.as_ref().ok().and_then(asked));
         sent
     }
 
-    async fn carry(&self, request: Request) -> Result<Sent, SendError> {
+    async fn authorized(&self, request: Request) -> Result<Sent, SendError> {
+        let Some(credentials) = &self.credentials else { return self.carry_out(request).await };
+        let authorization = credentials.authorization().await?;
+        let sent = self.carry_out(request.clone().authorization(&authorization)).await;
+        let refused = match &sent {
+            Ok(sent) => sent.status == StatusCode::NON_AUTHORITATIVE_INFORMATION,
+            Err(error) => matches!(error, SendError::Status { status: StatusCode::UNAUTHORIZED, .. }),
+        };
+        if !refused {
+            return sent;
+        }
+        credentials.refused(&authorization);
+        let authorization = credentials.authorization().await?;
+        self.carry_out(request.authorization(&authorization)).await
+    }
+
+    /// Carries out one request as it is. Redirects are followed within the host only, with method and
+    /// body, so that a credential never reaches another host and a POST never becomes a GET.
+    async fn carry_out(&self, request: Request) -> Result<Sent, SendError> {
         let mut url = request.url;
         for _ in 0..=MAX_REDIRECTS {
             let mut outgoing =

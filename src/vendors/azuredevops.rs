@@ -14,19 +14,24 @@ use url::Url;
 use super::forge::{self, Repository, Words};
 use super::{BuildError, Listing, Service, Statuses};
 use crate::compose::{CommitStatus, Wording};
+use crate::outbound::auth::Identity;
 use crate::outbound::{Request, SendError, Target};
 
 pub(super) const WORDING: Wording = Wording { summary_is_identity: true, ..Wording::PLAIN };
+
+/// What a workload identity's token is asked for: Azure DevOps' own number in Entra.
+const SCOPE: &str = "499b84ac-1321-427f-aa17-267ca6975798/.default";
 
 const WORDS: Words = Words { pending: "pending", success: "succeeded", failure: "error" };
 
 struct AzureDevOps {
     target: Target,
     repository: Url,
-    authorization: HeaderValue,
+    /// From a personal access token; a workload identity's comes with each request.
+    authorization: Option<HeaderValue>,
 }
 
-pub(super) fn build(target: Target) -> Result<Service, BuildError> {
+pub(super) fn build(mut target: Target) -> Result<Service, BuildError> {
     let repository = Repository::parse(target.address.expose())?;
     let (organisation, project, name) = parts(&repository).ok_or_else(|| {
         BuildError::address(
@@ -36,13 +41,37 @@ pub(super) fn build(target: Target) -> Result<Service, BuildError> {
     })?;
     let base = target.api_url.clone().unwrap_or(organisation);
     let repository = forge::under(&base, &[&project, "_apis", "git", "repositories", &name]);
-    let token = target.token.as_ref().ok_or_else(|| {
-        BuildError::credentials(
-            "the Secret of spec.secretRef has no key token; put a personal access token there with the scope Code (status)",
-        )
-    })?;
-    let authorization = forge::basic("", token).ok_or_else(forge::unusable_token)?;
+    let authorization = match (&target.token, &target.identity) {
+        (Some(token), _) => Some(forge::basic("", token).ok_or_else(forge::unusable_token)?),
+        (None, Some(Identity::Azure(azure))) => {
+            if !is_azure(&base) {
+                return Err(BuildError::credentials(
+                    "the token of a workload identity is sent to https://dev.azure.com and nowhere else; for another \
+                     server put a personal access token into key token of the Secret of spec.secretRef",
+                ));
+            }
+            target.credentials = Some(azure.credentials(SCOPE));
+            None
+        }
+        (None, _) => {
+            return Err(BuildError::credentials(
+                "the Secret of spec.secretRef has no key token; put a personal access token there with the scope \
+                 Code (status), or give the Provider a workload identity",
+            ));
+        }
+    };
     Ok(Service::Statuses(Box::new(AzureDevOps { target, repository, authorization })))
+}
+
+/// Whether this is Azure's own service: a Provider's address is its writer's to choose, and the
+/// token could be another's. Loopback is this machine itself, where a simulated service may be.
+fn is_azure(base: &Url) -> bool {
+    let loopback = match base.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        _ => false,
+    };
+    loopback || base.origin().ascii_serialization() == "https://dev.azure.com"
 }
 
 /// Address of the organisation, project and repository, out of each way they are written.
@@ -112,11 +141,14 @@ fn genre(summary: Option<&str>) -> String {
 
 impl AzureDevOps {
     fn dressed(&self, request: Request) -> Request {
-        request
+        let request = request
             .header(ACCEPT, "application/json;api-version=6.0")
             // Without it a bad token is answered with a redirect to a page.
-            .header(HeaderName::from_static("x-tfs-fedauthredirect"), "Suppress")
-            .authorization(&self.authorization)
+            .header(HeaderName::from_static("x-tfs-fedauthredirect"), "Suppress");
+        match &self.authorization {
+            Some(authorization) => request.authorization(authorization),
+            None => request,
+        }
     }
 
     fn url(&self, status: &CommitStatus, query: &str) -> Url {

@@ -14,6 +14,7 @@ use url::Url;
 use super::forge::{self, Repository, Words};
 use super::{BuildError, Listing, Service, Statuses};
 use crate::compose::{CommitStatus, Wording};
+use crate::outbound::auth::Identity;
 use crate::outbound::{Request, SendError, Target, sensitive};
 
 pub(super) const WORDING: Wording = Wording { ignores_case: true, description: Some(140), ..Wording::PLAIN };
@@ -24,20 +25,32 @@ const PER_PAGE: usize = 100;
 struct GitHub {
     target: Target,
     repository: Url,
-    authorization: HeaderValue,
+    /// From a token; an App's comes with each request.
+    authorization: Option<HeaderValue>,
 }
 
-pub(super) fn build(target: Target) -> Result<Service, BuildError> {
+pub(super) fn build(mut target: Target) -> Result<Service, BuildError> {
     let (base, repository) = Repository::parse(target.address.expose())?.api(&target, "api/v3/");
     let (owner, name) = repository.owner_and_name()?;
+    let origin = repository.origin.clone();
     let base = match target.api_url {
         Some(_) => base,
         None => api_base(&repository)
             .ok_or_else(|| BuildError::address("spec.address names no host that GitHub can have"))?,
     };
     let repository = forge::under(&base, &["repos", owner, name]);
-    let token = forge::token(&target)?;
-    let authorization = sensitive(&format!("Bearer {}", token.expose())).ok_or_else(forge::unusable_token)?;
+    let authorization = match (forge::token(&target), &target.identity) {
+        (Err(_), Some(Identity::GitHubApp(app))) => {
+            let credentials = app.credentials(&target, &origin, &base);
+            let wrong = |why| BuildError::credentials(format!("the Secret of spec.secretRef cannot be used: {why}"));
+            target.credentials = Some(credentials.map_err(wrong)?);
+            None
+        }
+        (token, _) => {
+            let bearer = format!("Bearer {}", token?.expose());
+            Some(sensitive(&bearer).ok_or_else(forge::unusable_token)?)
+        }
+    };
     Ok(Service::Statuses(Box::new(GitHub { target, repository, authorization })))
 }
 
@@ -58,10 +71,13 @@ fn api_base(repository: &Repository) -> Option<Url> {
 
 impl GitHub {
     fn dressed(&self, request: Request) -> Request {
-        request
+        let request = request
             .header(ACCEPT, "application/vnd.github.v3+json")
-            .header(HeaderName::from_static("x-github-api-version"), "2022-11-28")
-            .authorization(&self.authorization)
+            .header(HeaderName::from_static("x-github-api-version"), "2022-11-28");
+        match &self.authorization {
+            Some(authorization) => request.authorization(authorization),
+            None => request,
+        }
     }
 
     fn url(&self, path: &str) -> Url {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::support::app::{DEADLINE, Herald};
 use super::support::flux::{Manifest, alert, kustomization_event, provider, secret, sha};
-use super::support::forge::{Fault, Forge};
+use super::support::forge::{App, AppKey, Fault, Forge};
 use super::support::wait;
 use super::{Log, Space, condition, forge, in_namespace};
 
@@ -264,6 +264,8 @@ async fn what_is_wrong_with_a_credential_is_told_without_it() {
             secret("own", "githubAppPrivateKey", KEY).key("githubAppID", "1").key("githubAppInstallationID", "2"),
         ),
         ("app-text", plain, secret("own", "githubAppPrivateKey", "h1dden").key("githubAppID", "h1dden")),
+        ("app-owner", plain, secret("own", "githubAppInstallationOwner", "h1dden/h1dden").key("githubAppID", "1")),
+        ("app-base", plain, secret("own", "githubAppBaseURL", "h1dden://h1dden").key("githubAppID", "1")),
         ("cert-key", certs, good().key("tls.key", KEY)),
         ("cert-pair", certs, good().key("tls.crt", &certificate).key("tls.key", KEY)),
         ("cert-ca", certs, good().key("ca.crt", &certificate)),
@@ -314,6 +316,57 @@ async fn what_is_wrong_with_a_credential_is_told_without_it() {
         space.event("Alert", &format!("{kind}-headers-list"), "NotificationDispatchFailed", 1).await;
     }
     space.nothing_shows(&herald, &log, "key headers").await;
+    herald.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_app_is_given_and_gives_does_not_show() {
+    let space = Space::new("leaks").await;
+    let forge = forge().await;
+    let key = AppKey::new();
+    let (id, installation) = (42, 77);
+    forge.app(App { id, key: key.clone(), installation, owner: "acme".into(), organization: true, suspended: false });
+    // A new token for each request, and each refusal tells the whole request.
+    let cases = [
+        ("app-400", "/access_tokens", 400, "InvalidCredentials"),
+        ("app-401", "/statuses", 401, "Unauthorized"),
+        ("app-422", "/statuses", 422, "Rejected"),
+    ];
+    let mut spoken = Vec::new();
+    let (log, _guard) = Log::printed();
+    let herald = space.herald_with(space.client.clone(), &["--token-cache-max-size=0"]).await;
+    for (number, (name, at, status, reason)) in (1..).zip(cases) {
+        forge.fail(Fault::answer(status).echo().path(at).every(1));
+        let credentials = secret(name, "githubAppID", "42")
+            .key("githubAppInstallationID", "77")
+            .key("githubAppPrivateKey", &key.pkcs1());
+        let git = provider("github", name, &format!("{}/acme/{name}", forge.url())).secret(name);
+        for manifest in [credentials, git, alert(name, name)] {
+            space.apply(&manifest).await;
+        }
+        space.in_order("Provider", name).await;
+        let event = in_namespace(kustomization_event("web", &sha(number)), &space);
+        assert_eq!(herald.post(&event).await, 202);
+        let healthy = space.condition("Provider", name, "Healthy", "False", reason).await;
+        assert!(healthy["message"].as_str().is_some_and(|text| text.contains(&status.to_string())), "{healthy}");
+        space.event("Alert", name, "NotificationDispatchFailed", 1).await;
+        for kind in ["Alert", "Provider"] {
+            space.delete(kind, name).await;
+        }
+        forge.recover();
+        spoken.push(space.kubectl(&["get", "events", "-o", "json"]) + &healthy.to_string());
+    }
+    let bearers = forge.requests().into_iter().map(|request| request.header("authorization").to_owned());
+    let bearers: Vec<_> = bearers.map(|bearer| bearer.trim_start_matches("Bearer ").to_owned()).collect();
+    let pem = key.pkcs1();
+    let lines = pem.lines().map(str::to_owned).filter(|line| line.len() > 20);
+    let metrics = herald.metrics().await;
+    assert!(!forge.minted().is_empty() && forge.minted().iter().any(|token| bearers.contains(token)));
+    for secret in bearers.into_iter().chain(forge.minted()).chain(lines) {
+        assert_eq!(log.lines(&[&secret]), Vec::<String>::new());
+        assert!(!metrics.contains(&secret) && !spoken.iter().any(|text| text.contains(&secret)), "{secret}");
+    }
+    assert!(!log.lines(&["authorization: *****"]).is_empty(), "what was answered is told");
     herald.stop().await;
 }
 

@@ -9,6 +9,7 @@
 //! | `events` | Kubernetes Events and conditions on deliveries that fail, and what the API server's requests count as |
 //! | `finalizers` | objects that Flux's controller left a finalizer on can be deleted |
 //! | `guides` | the manifests of public guides, applied as they are written |
+//! | `identity` | a ServiceAccount's token is exchanged for one of Azure's, and what is missing is said |
 //! | `labels` | what `matchLabels` selects, and what is said while labels cannot be read |
 //! | `leaks` | a planted credential shows nowhere, whatever goes wrong |
 //! | `lease` | which of several replicas leads, and what becomes of one that no longer does |
@@ -28,6 +29,7 @@ mod deployment;
 mod events;
 mod finalizers;
 mod guides;
+mod identity;
 mod labels;
 mod leaks;
 mod lease;

@@ -39,6 +39,13 @@ async fn the_installed_permissions_are_enough() {
         let answer = api.kubectl(&["auth", "can-i", verb, resource, "-A", "--as", &account]);
         assert_eq!(String::from_utf8_lossy(&answer.stdout).trim(), may, "{verb} {resource}");
     }
+    for (verb, subresource, may) in
+        [("get", "", "yes"), ("list", "", "no"), ("create", "token", "yes"), ("create", "", "no")]
+    {
+        let subresource = format!("--subresource={subresource}");
+        let answer = api.kubectl(&["auth", "can-i", verb, "serviceaccounts", &subresource, "-A", "--as", &account]);
+        assert_eq!(String::from_utf8_lossy(&answer.stdout).trim(), may, "{verb} serviceaccounts {subresource}");
+    }
     let token = api.kubectl_ok(&["create", "token", "notification-controller", "--namespace", SYSTEM]);
     let mut config = api.config().await;
     config.auth_info = AuthInfo { token: Some(token.trim().to_owned().into()), ..AuthInfo::default() };

@@ -15,6 +15,7 @@ mod vendors;
 
 mod compose;
 mod contracts;
+mod credentials;
 mod delivery;
 mod hosts;
 mod ingest;

@@ -79,10 +79,11 @@ async fn pipeline_4_1_the_first_gate_that_is_closed_decides() {
         scene.end(0, 0).await;
     }
 
-    // Gate 7 is about workload identity, which is not built: a token is what counts.
+    // Gate 7: closed it is a condition, for every type (`credentials` shows it); open, a token is what counts.
     let at_azure = forge().await;
     let named = git("azuredevops", &at_azure).spec("serviceAccountName", "team");
-    let scene = Scene::with(at_azure, [named, token(), alert("all", "git")], &[]).await;
+    let gate = "--feature-gates=ObjectLevelWorkloadIdentity=true";
+    let scene = Scene::with(at_azure, [named, token(), alert("all", "git")], &[gate]).await;
     scene.tell([&success]).await;
     scene.end(1, 1).await;
 

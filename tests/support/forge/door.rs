@@ -18,7 +18,7 @@ use tower::ServiceExt;
 use url::form_urlencoded;
 
 use super::fault::{Fault, Harm};
-use super::{Shared, azuredevops, bitbucket, bitbucketserver, gitea, github, gitlab, page};
+use super::{Shared, apps, azuredevops, bitbucket, bitbucketserver, entra, gitea, github, gitlab, page};
 
 /// No request of ours is near this; a larger one is a mistake that should show.
 const MAX_BODY: usize = 1 << 20;
@@ -48,6 +48,8 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .merge(bitbucket::router())
         .merge(bitbucketserver::router())
         .merge(azuredevops::router())
+        .merge(apps::router())
+        .merge(entra::router())
         .with_state(shared)
 }
 
@@ -79,6 +81,12 @@ pub(super) async fn enter(
     let mut response = match harm {
         // These two are about the answer, so there has to be one first.
         Harm::HalfBody => cut(forward(parts, body).await).await,
+        Harm::Echo { status } => {
+            let headers =
+                parts.headers.iter().filter_map(|(name, value)| Some(format!("{name}: {}", value.to_str().ok()?)));
+            let request = [headers.collect(), vec![String::from_utf8_lossy(&body).into_owned()]].concat().join("\n");
+            (status, request).into_response()
+        }
         harm if afterwards => {
             let response = forward(parts, body).await;
             strike(harm).await?.unwrap_or(response)
@@ -104,7 +112,7 @@ async fn strike(harm: Harm) -> Result<Option<Response>, Reset> {
             Ok(None)
         }
         Harm::Answer { status, body } => Ok(Some((status, body).into_response())),
-        Harm::HalfBody => Ok(None),
+        Harm::HalfBody | Harm::Echo { .. } => Ok(None),
     }
 }
 

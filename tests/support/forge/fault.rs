@@ -26,7 +26,14 @@ pub struct Fault {
 
 #[derive(Clone, Debug)]
 pub(super) enum Harm {
-    Answer { status: StatusCode, body: String },
+    Answer {
+        status: StatusCode,
+        body: String,
+    },
+    /// An answer whose body is the request.
+    Echo {
+        status: StatusCode,
+    },
     Delay(Duration),
     Reset,
     Hang,
@@ -83,6 +90,14 @@ impl Fault {
     pub fn body(mut self, text: &str) -> Self {
         if let Harm::Answer { body, .. } = &mut self.harm {
             text.clone_into(body);
+        }
+        self
+    }
+
+    /// Makes the body of an [`answer`](Self::answer) the request itself, headers and body, as some servers do.
+    pub fn echo(mut self) -> Self {
+        if let Harm::Answer { status, .. } = self.harm {
+            self.harm = Harm::Echo { status };
         }
         self
     }
@@ -148,7 +163,7 @@ impl Fault {
     /// What it does, in a word or two; for counting.
     pub(super) fn label(&self) -> String {
         let harm = match &self.harm {
-            Harm::Answer { status, .. } => status.as_u16().to_string(),
+            Harm::Answer { status, .. } | Harm::Echo { status } => status.as_u16().to_string(),
             Harm::Delay(_) => "delay".to_owned(),
             Harm::Reset => "reset".to_owned(),
             Harm::Hang => "hang".to_owned(),

@@ -212,7 +212,7 @@ fn linked(mut response: Response, links: &[String]) -> Response {
 }
 
 /// OpenAPI, schema `basic-error`.
-fn error(status: StatusCode, message: &str) -> Refusal {
+pub(super) fn error(status: StatusCode, message: &str) -> Refusal {
     let code = status.as_u16().to_string();
     Refusal::new(status, &json!({"message": message, "documentation_url": DOCUMENTATION, "status": code}))
 }

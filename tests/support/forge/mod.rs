@@ -18,14 +18,17 @@
 //! | `fault.rs` | [`Fault`], one line of that script |
 //! | `door.rs` | the way of every request: write it down, count it, break it if the script says so |
 //! | `github.rs`, `gitea.rs`, `gitlab.rs`, `bitbucket.rs`, `bitbucketserver.rs`, `azuredevops.rs` | one API each; every rule names where we know it from |
+//! | `apps.rs`, `entra.rs` | whoever gives out tokens for them: GitHub to Apps, Entra to workload identities |
 //! | `page.rs`, `page.html` | the page for people, and its JSON |
 //!
 //! Not a security boundary and not meant for a network: listen on loopback.
 
+mod apps;
 mod azuredevops;
 mod bitbucket;
 mod bitbucketserver;
 mod door;
+mod entra;
 mod fault;
 mod gitea;
 mod github;
@@ -49,6 +52,8 @@ use tokio::sync::broadcast;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
+pub use apps::{App, AppKey};
+pub use entra::Application;
 pub use fault::Fault;
 use world::World;
 pub use world::{Access, Host, Received, Status};
@@ -188,6 +193,31 @@ impl Forge {
     /// are good, each for what it was given. For Bitbucket's Basic credentials the token is `user:password`.
     pub fn token(&self, token: &str, access: Access) {
         self.shared.world.lock().tokens.insert(token.to_owned(), access);
+    }
+
+    /// Makes a GitHub App known. From now on only tokens are good that were made known or given out here.
+    pub fn app(&self, app: App) {
+        self.shared.world.lock().apps.push(app);
+    }
+
+    /// Makes an application in Entra known; tokens as for [`app`](Self::app).
+    pub fn application(&self, application: Application) {
+        self.shared.world.lock().applications.push(application);
+    }
+
+    /// How long tokens are good that are given out from now on; before this call an hour.
+    pub fn token_life(&self, life: Duration) {
+        self.shared.world.lock().token_life = life;
+    }
+
+    /// Every token given out so far, in order.
+    pub fn minted(&self) -> Vec<String> {
+        self.shared.world.lock().minted.iter().map(|(token, _)| token.clone()).collect()
+    }
+
+    /// No token that was given out so far is good any longer.
+    pub fn withdraw(&self) {
+        self.shared.world.lock().minted.iter_mut().for_each(|(_, end)| *end = Timestamp::MIN);
     }
 
     /// How long a write to GitLab keeps the lock of its project and commit, and how long another one waits for it

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, Method};
 use base64::Engine;
@@ -15,6 +15,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::apps::{self, App};
+use super::entra::Application;
 use super::fault::{Fault, is_write};
 use super::gitlab;
 
@@ -22,6 +24,7 @@ use super::gitlab;
 const MAX_COMMITS: usize = 10_000;
 const MAX_STATUSES: usize = 500_000;
 const MAX_REQUESTS: usize = 50_000;
+const MAX_TOKENS: usize = 10_000;
 
 /// Which vendor's API a status came through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -228,11 +231,15 @@ struct Flight {
     most: usize,
 }
 
-#[derive(Default)]
 pub(super) struct World {
     pub strict: bool,
     pub clock: Option<Timestamp>,
     pub tokens: HashMap<String, Access>,
+    pub apps: Vec<App>,
+    pub applications: Vec<Application>,
+    pub token_life: Duration,
+    /// Tokens given out here, and until when each is good.
+    pub minted: Vec<(String, Timestamp)>,
     pub faults: Vec<Fault>,
     /// How often each kind of fault struck.
     pub struck: BTreeMap<String, usize>,
@@ -251,7 +258,56 @@ pub(super) struct World {
     received: u64,
 }
 
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            strict: false,
+            clock: None,
+            tokens: HashMap::new(),
+            apps: Vec::new(),
+            applications: Vec::new(),
+            token_life: apps::LIFE,
+            minted: Vec::new(),
+            faults: Vec::new(),
+            gitlab: gitlab::Pace::default(),
+            reads: 0,
+            writes: 0,
+            struck: BTreeMap::new(),
+            requests: VecDeque::new(),
+            users: Vec::new(),
+            commits: HashMap::new(),
+            by_age: VecDeque::new(),
+            known: HashSet::new(),
+            kept: 0,
+            written: 0,
+            received: 0,
+        }
+    }
+}
+
 impl World {
+    // === tokens ===
+
+    /// Gives out a new token, and says until when it is good.
+    pub fn mint(&mut self, prefix: &str) -> (String, Timestamp) {
+        let token = format!("{prefix}{}", uuid::Uuid::new_v4().simple());
+        let end = apps::end(self.clock.unwrap_or_else(Timestamp::now), self.token_life);
+        if self.minted.len() == MAX_TOKENS {
+            self.minted.remove(0);
+        }
+        self.minted.push((token.clone(), end));
+        (token, end)
+    }
+
+    /// What a token may do; `None` for one that is no good.
+    fn access(&self, token: &str) -> Option<Access> {
+        if let Some((_, end)) = self.minted.iter().find(|(known, _)| known == token) {
+            return (self.clock.unwrap_or_else(Timestamp::now) < *end).then_some(Access::Write);
+        }
+        let open = self.tokens.is_empty() && self.apps.is_empty() && self.applications.is_empty();
+        if open { Some(Access::Write) } else { self.tokens.get(token).copied() }
+    }
+
     // === requests ===
 
     pub fn receive(&mut self, method: &Method, uri: String, headers: &HeaderMap, body: &Bytes) {
@@ -304,8 +360,7 @@ impl World {
     /// Whether a request may do what it wants where it wants it.
     pub fn admit(&self, place: &Place, headers: &HeaderMap, wanted: Access) -> Result<(), Barred> {
         let token = credential(place.host, headers).ok_or(Barred::Stranger)?;
-        let access = if self.tokens.is_empty() { Some(&Access::Write) } else { self.tokens.get(&token) };
-        match (access, wanted) {
+        match (self.access(&token), wanted) {
             (None, _) => Err(Barred::Stranger),
             (Some(Access::Nothing), _) => Err(Barred::Repository),
             (Some(Access::Read), Access::Write) => Err(Barred::ReadOnly),

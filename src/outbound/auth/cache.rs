@@ -1,0 +1,308 @@
+//! Tokens by identity: made once for all who share it, renewed before they end, one renewal at a
+//! time. Used by the credentials beside it.
+//!
+//! A [`Slot`] lives as long as some Provider's credentials hold it, so a token is dropped when the
+//! Secret changes that it was made from, or when the last Provider with that identity is gone.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use http::HeaderValue;
+use parking_lot::Mutex;
+
+use crate::clock::Clock;
+use crate::outbound::SendError;
+use crate::secret::Secret;
+
+/// A token is kept no longer than this, however long it is good (spec/auth.md 8).
+const LONGEST: Duration = Duration::from_secs(60 * 60);
+
+/// When a renewal fails while the old token is still good, the next try comes this much later.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// Tokens by identity.
+pub struct Tokens {
+    clock: Arc<dyn Clock>,
+    max_size: usize,
+    max_duration: Duration,
+    slots: Mutex<HashMap<Identifier, Weak<Slot>>>,
+}
+
+/// What tells identities apart: a digest, as keys are part of it.
+pub(super) type Identifier = [u8; 32];
+
+/// What an issuer gave.
+pub(super) struct Issued {
+    /// The token.
+    pub token: Secret,
+    /// How long it is good, from now.
+    pub lifetime: Duration,
+}
+
+/// The token of one identity.
+#[derive(Default)]
+pub struct Slot {
+    kept: Mutex<Kept>,
+    renewing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Kept {
+    token: Option<Token>,
+    /// Rises with every renewal that ended, and what came of the last one if it failed: who waited
+    /// for it does not ask again.
+    ended: u64,
+    failure: Option<SendError>,
+}
+
+struct Token {
+    authorization: HeaderValue,
+    /// Renewed from then on.
+    renew: Instant,
+    /// Good until then.
+    end: Instant,
+    /// By the other clock, which goes on while the machine sleeps.
+    end_wall: jiff::Timestamp,
+    used: Instant,
+}
+
+impl Tokens {
+    /// None yet. At most `max_size` are kept, the ones not used for longest going first; with 0
+    /// every request asks for one. `max_duration` is cut to an hour.
+    pub fn new(clock: Arc<dyn Clock>, max_size: usize, max_duration: Duration) -> Self {
+        Self { clock, max_size, max_duration: max_duration.min(LONGEST), slots: Mutex::default() }
+    }
+
+    /// The slot of an identity, made when nobody holds it yet.
+    pub(super) fn slot(&self, identity: Identifier) -> Arc<Slot> {
+        let mut slots = self.slots.lock();
+        if let Some(slot) = slots.get(&identity).and_then(Weak::upgrade) {
+            return slot;
+        }
+        let slot = Arc::new(Slot::default());
+        slots.retain(|_, slot| slot.strong_count() > 0);
+        slots.insert(identity, Arc::downgrade(&slot));
+        slot
+    }
+
+    /// The slot's token as a header; renewed by `issue` when it must be, by one caller while the
+    /// others wait.
+    pub(super) async fn get<F>(&self, slot: &Arc<Slot>, issue: F) -> Result<HeaderValue, SendError>
+    where
+        F: Future<Output = Result<Issued, SendError>>,
+    {
+        let before = {
+            let mut kept = slot.kept.lock();
+            if let Some(authorization) = self.fresh(&mut kept) {
+                return Ok(authorization);
+            }
+            kept.ended
+        };
+        let _renewing = slot.renewing.lock().await;
+        {
+            let mut kept = slot.kept.lock();
+            if let Some(authorization) = self.fresh(&mut kept) {
+                return Ok(authorization);
+            }
+            if let Some(failure) = kept.failure.as_ref().filter(|_| kept.ended != before) {
+                return Err(failure.clone());
+            }
+        }
+        let issued = issue.await;
+        self.keep(slot, issued)
+    }
+
+    /// This one was refused: whoever asks next gets another.
+    pub(super) fn drop_refused(slot: &Slot, authorization: &HeaderValue) {
+        let mut kept = slot.kept.lock();
+        if kept.token.as_ref().is_some_and(|token| token.authorization == authorization) {
+            kept.token = None;
+        }
+    }
+
+    fn fresh(&self, kept: &mut Kept) -> Option<HeaderValue> {
+        let now = self.clock.now();
+        let token = kept.token.as_mut().filter(|token| now < token.renew && self.clock.wall() < token.end_wall)?;
+        token.used = now;
+        Some(token.authorization.clone())
+    }
+
+    fn keep(&self, slot: &Arc<Slot>, issued: Result<Issued, SendError>) -> Result<HeaderValue, SendError> {
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        let mut kept = slot.kept.lock();
+        kept.ended += 1;
+        let issued = match issued {
+            Ok(issued) => issued,
+            Err(error) => {
+                // Its last fifth is for such times.
+                if let Some(token) = kept.token.as_mut().filter(|token| now < token.end && wall < token.end_wall) {
+                    token.renew = (now + PAUSE).min(token.end);
+                    token.used = now;
+                    return Ok(token.authorization.clone());
+                }
+                kept.token = None;
+                kept.failure = Some(error.clone());
+                return Err(error);
+            }
+        };
+        kept.failure = None;
+        let authorization = crate::outbound::sensitive(&format!("Bearer {}", issued.token.expose()))
+            .ok_or(SendError::NotTheVendor { what: "gave a token that no header can carry" })?;
+        if self.max_size > 0 {
+            kept.token = Some(Token {
+                authorization: authorization.clone(),
+                renew: now + (issued.lifetime * 4 / 5).min(self.max_duration),
+                end: now + issued.lifetime,
+                end_wall: wall + issued.lifetime,
+                used: now,
+            });
+            drop(kept);
+            self.evict();
+        }
+        Ok(authorization)
+    }
+
+    /// Drops the tokens that were not used for longest, past the bound.
+    fn evict(&self) {
+        let mut held: Vec<(Instant, Arc<Slot>)> = {
+            let slots = self.slots.lock();
+            let live = slots.values().filter_map(Weak::upgrade);
+            live.filter_map(|slot| {
+                let used = slot.kept.lock().token.as_ref()?.used;
+                Some((used, slot))
+            })
+            .collect()
+        };
+        let Some(past) = held.len().checked_sub(self.max_size).filter(|past| *past > 0) else { return };
+        held.sort_unstable_by_key(|(used, _)| *used);
+        for (_, slot) in &held[..past] {
+            slot.kept.lock().token = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::clock::TurnedClock;
+
+    const HOUR: u64 = 3600;
+
+    struct Issuer {
+        tokens: Tokens,
+        clock: Arc<TurnedClock>,
+        asked: AtomicUsize,
+    }
+
+    impl Issuer {
+        fn new(max_size: usize, max_duration: u64) -> Self {
+            let clock = TurnedClock::new();
+            let tokens = Tokens::new(clock.clone(), max_size, Duration::from_secs(max_duration));
+            Self { tokens, clock, asked: AtomicUsize::new(0) }
+        }
+
+        /// Asks for the token; a new one has its number, and is good for so many seconds.
+        async fn get(&self, slot: &Arc<Slot>, lifetime: u64) -> Result<String, SendError> {
+            let issue = async {
+                let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+                tokio::task::yield_now().await;
+                Ok(Issued { token: Secret::new(number.to_string()), lifetime: Duration::from_secs(lifetime) })
+            };
+            let authorization = self.tokens.get(slot, issue).await?;
+            Ok(authorization.to_str().expect("text").to_owned())
+        }
+
+        async fn fail(&self, slot: &Arc<Slot>) -> Result<HeaderValue, SendError> {
+            let issue = async {
+                self.asked.fetch_add(1, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                Err(SendError::Timeout)
+            };
+            self.tokens.get(slot, issue).await
+        }
+
+        fn turn(&self, seconds: f64) {
+            self.clock.turn(Duration::from_secs_f64(seconds));
+        }
+    }
+
+    /// spec/auth.md 8: how long a token is kept.
+    #[tokio::test]
+    async fn a_token_is_renewed_at_four_fifths_of_its_life_or_at_the_longest() {
+        for (lifetime, max_duration, kept) in
+            [(HOUR, HOUR, 2880.0), (3599, HOUR, 2879.2), (24 * HOUR, 24 * HOUR, 3600.0), (600, 300, 300.0)]
+        {
+            let issuer = Issuer::new(100, max_duration);
+            let slot = issuer.tokens.slot([1; 32]);
+            assert_eq!(issuer.get(&slot, lifetime).await.expect("issued"), "Bearer 1");
+            issuer.turn(kept - 0.1);
+            assert_eq!(issuer.get(&slot, lifetime).await.expect("kept"), "Bearer 1", "{lifetime}");
+            issuer.turn(0.2);
+            assert_eq!(issuer.get(&slot, lifetime).await.expect("issued"), "Bearer 2", "{lifetime}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_renews_while_the_others_wait() {
+        let issuer = Issuer::new(100, HOUR);
+        let slot = issuer.tokens.slot([1; 32]);
+        let all = futures::future::join_all((0..50).map(|_| issuer.get(&slot, HOUR))).await;
+        assert!(all.iter().all(|token| token.as_deref() == Ok("Bearer 1")), "{all:?}");
+
+        let other = issuer.tokens.slot([2; 32]);
+        let all = futures::future::join_all((0..50).map(|_| issuer.fail(&other))).await;
+        assert!(all.iter().all(|failed| *failed == Err(SendError::Timeout)));
+        assert_eq!(issuer.asked.load(Ordering::SeqCst), 2, "one for each identity");
+        assert_eq!(issuer.get(&other, HOUR).await.expect("who comes later asks again"), "Bearer 3");
+    }
+
+    #[tokio::test]
+    async fn a_failed_renewal_leaves_the_old_one_until_its_end() {
+        let issuer = Issuer::new(100, HOUR);
+        let slot = issuer.tokens.slot([1; 32]);
+        issuer.get(&slot, HOUR).await.expect("issued");
+        issuer.turn(3000.0);
+        assert_eq!(issuer.fail(&slot).await.expect("the old one"), "Bearer 1");
+        issuer.fail(&slot).await.expect("the old one");
+        assert_eq!(issuer.asked.load(Ordering::SeqCst), 2, "a moment later nobody is asked");
+        issuer.turn(700.0);
+        assert_eq!(issuer.fail(&slot).await, Err(SendError::Timeout));
+    }
+
+    #[tokio::test]
+    async fn a_refused_token_is_not_given_out_again_and_a_newer_one_stays() {
+        let issuer = Issuer::new(100, HOUR);
+        let slot = issuer.tokens.slot([1; 32]);
+        issuer.get(&slot, HOUR).await.expect("issued");
+        let first = HeaderValue::from_static("Bearer 1");
+        Tokens::drop_refused(&slot, &first);
+        assert_eq!(issuer.get(&slot, HOUR).await.expect("issued"), "Bearer 2");
+        Tokens::drop_refused(&slot, &first);
+        assert_eq!(issuer.get(&slot, HOUR).await.expect("kept"), "Bearer 2");
+    }
+
+    #[tokio::test]
+    async fn no_more_are_kept_than_may_and_none_that_nobody_holds() {
+        let issuer = Issuer::new(2, HOUR);
+        let slots = [1, 2, 3].map(|number| issuer.tokens.slot([number; 32]));
+        for slot in &slots {
+            issuer.turn(1.0);
+            issuer.get(slot, HOUR).await.expect("issued");
+        }
+        assert_eq!(issuer.get(&slots[2], HOUR).await.expect("kept"), "Bearer 3");
+        assert_eq!(issuer.get(&slots[1], HOUR).await.expect("kept"), "Bearer 2");
+        assert_eq!(issuer.get(&slots[0], HOUR).await.expect("went first"), "Bearer 4");
+        drop(slots);
+        let again = issuer.tokens.slot([2; 32]);
+        assert_eq!(issuer.get(&again, HOUR).await.expect("issued"), "Bearer 5");
+        assert_eq!(issuer.tokens.slots.lock().len(), 1);
+
+        let none = Issuer::new(0, HOUR);
+        let slot = none.tokens.slot([1; 32]);
+        assert_eq!(none.get(&slot, HOUR).await.expect("issued"), "Bearer 1");
+        assert_eq!(none.get(&slot, HOUR).await.expect("issued"), "Bearer 2");
+    }
+}
