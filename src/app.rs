@@ -1,9 +1,11 @@
 //! Builds every part from the flags, starts every task, and stops them in reverse order. Called
 //! by `main`, and by tests with addresses of their own.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -27,6 +29,7 @@ use crate::outbound::auth::{AzureEnvironment, ServiceAccounts, Tokens};
 use crate::outbox::{self, DurableOutbox, Limits, MemoryOutbox, Outbox};
 use crate::pipeline::Pipeline;
 use crate::reconcile::{ClusterWriter, Events, LogWriter, Reconciler};
+use crate::vendors;
 use crate::view::View;
 
 /// Where Providers, Alerts and Secrets come from.
@@ -94,17 +97,7 @@ impl App {
         let view: Arc<dyn View> = stores.clone();
         let resolver = Arc::new(Resolver::new(clock.clone(), cli.bitbucket_api_base_url.clone(), identities));
         let outbox = open_outbox(cli, matches!(source, Source::Cluster(_)), clock.clone())?;
-        let held = outbox.clone();
-        metrics.at_scrape(
-            "herald_outbox_jobs",
-            "Notifications accepted and not settled, by state",
-            "state",
-            move || {
-                let counts = held.counts();
-                let waiting = counts.held.saturating_sub(counts.claimed);
-                [("under_way", counts.claimed as u64), ("waiting", waiting as u64)]
-            },
-        );
+        tell_of_outbox(&metrics, &outbox, &view, &clock);
         let deadlines = Deadlines { status: cli.delivery_deadline_status, message: cli.delivery_deadline_message };
         let (view_, resolver_) = (view.clone(), resolver.clone());
         let delivery = Delivery::new(outbox.clone(), view_, resolver_, clock.clone(), metrics.clone(), deadlines);
@@ -168,8 +161,8 @@ impl App {
                     metrics.at_scrape(
                         "leader_election_master_status",
                         "Whether this replica holds the Lease of that name: 1 if it does, else 0",
-                        "name",
-                        move || [(lease::NAME, u64::from(held.leads()))],
+                        ["name"],
+                        move || vec![([lease::NAME], u64::from(held.leads()))],
                     );
                     let candidate = candidate(cli, client.clone(), clock.clone(), claim.clone());
                     let stores = stores.clone();
@@ -351,6 +344,44 @@ fn open_outbox(cli: &Cli, with_cluster: bool, clock: Arc<dyn Clock>) -> anyhow::
 
 /// How long giving the Lease back may take.
 const LEASE_GRACE: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Gauges of what is held, by state and type of Provider: how much, and how old the oldest is.
+fn tell_of_outbox(metrics: &Metrics, outbox: &Arc<dyn Outbox>, view: &Arc<dyn View>, clock: &Arc<dyn Clock>) {
+    let held = {
+        let (outbox, view) = (outbox.clone(), view.clone());
+        move || {
+            // Nothing held is worth a sample too: an alert can be written on it.
+            let mut held = BTreeMap::from([(["waiting", ""], (0, None)), (["under_way", ""], (0, None))]);
+            for (provider, of) in outbox.held() {
+                let view = view.provider_by_uid(&provider);
+                let row = view.as_ref().and_then(|view| vendors::row(&view.provider.spec.kind));
+                let state = if of.under_way { "under_way" } else { "waiting" };
+                let (count, oldest) = held.entry([state, row.map_or("", |row| row.name)]).or_default();
+                *count += of.count as u64;
+                *oldest = (*oldest).into_iter().chain([of.oldest]).min();
+            }
+            held
+        }
+    };
+    let count = held.clone();
+    metrics.at_scrape(
+        "herald_outbox_jobs",
+        "Notifications accepted and not settled, by state and type of Provider",
+        ["state", "type"],
+        move || count().into_iter().map(|(labels, (count, _))| (labels, count)).collect(),
+    );
+    let clock = clock.clone();
+    metrics.at_scrape(
+        "herald_outbox_oldest_seconds",
+        "How long ago the oldest of them was accepted",
+        ["state", "type"],
+        move || {
+            let age =
+                |oldest: Option<Instant>| oldest.map_or(0, |at| clock.now().saturating_duration_since(at).as_secs());
+            held().into_iter().map(|(labels, (_, oldest))| (labels, age(oldest))).collect()
+        },
+    );
+}
 
 /// Where this replica's Leases are.
 fn own_namespace(cli: &Cli, client: &kube::Client) -> String {

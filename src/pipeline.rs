@@ -83,6 +83,7 @@ impl Pipeline {
         let mut jobs = Vec::with_capacity(matched.len());
         // The type of each job's Provider, for the metrics.
         let mut kinds = Vec::with_capacity(matched.len());
+        let mut skips = Vec::new();
         for alert in &matched {
             let view = self.view.provider(&alert.provider);
             let row = view.as_ref().and_then(|view| vendors::row(&view.provider.spec.kind));
@@ -95,19 +96,26 @@ impl Pipeline {
                 }
                 Err(skip) => {
                     self.stands(alert, view.as_deref(), &skip);
-                    self.skipped(event, alert, kind, skip);
+                    skips.push((alert, kind, skip));
                 }
             }
         }
+        // What is not accepted comes again, and is counted then.
+        let count_skips = || skips.into_iter().for_each(|(alert, kind, skip)| self.skipped(event, alert, kind, skip));
         if jobs.is_empty() {
+            count_skips();
             return Answer::Accepted;
         }
         let everything = jobs.len() == matched.len();
         match self.outbox.put(jobs).await {
             Ok(receipt) => {
                 self.delivery.wake();
+                count_skips();
                 let mut repeats = 0;
-                for (fate, kind) in receipt.fates.iter().zip(&kinds) {
+                for ((fate, replaced), kind) in receipt.fates.iter().zip(&receipt.replaced).zip(&kinds) {
+                    for _ in 0..*replaced {
+                        self.metrics.notification(Outcome::Superseded, kind);
+                    }
                     match fate {
                         Fate::Stored => {}
                         Fate::Superseded => self.metrics.notification(Outcome::Superseded, kind),
@@ -115,13 +123,6 @@ impl Pipeline {
                             repeats += 1;
                             self.metrics.notification(Outcome::Unchanged, kind);
                         }
-                    }
-                }
-                if receipt.replaced > 0 {
-                    // Which of them replaced is not told: they are nearly always of one type.
-                    let kind = if kinds.windows(2).all(|two| two[0] == two[1]) { kinds[0] } else { "" };
-                    for _ in 0..receipt.replaced {
-                        self.metrics.notification(Outcome::Superseded, kind);
                     }
                 }
                 let repeat = everything && repeats == receipt.fates.len();

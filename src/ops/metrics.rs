@@ -301,16 +301,16 @@ impl Metrics {
         self.api_requests.get_or_create(&labels).inc();
     }
 
-    /// Registers gauges that are read at each scrape: one for each value that `read` gives to `label`.
+    /// Registers gauges that are read at each scrape: `read` gives the values of `labels`, and the
+    /// gauge's own.
     pub fn at_scrape<const N: usize>(
         &self,
         name: &'static str,
         help: &'static str,
-        label: &'static str,
-        read: impl Fn() -> [(&'static str, u64); N] + Send + Sync + 'static,
+        labels: [&'static str; N],
+        read: impl Fn() -> Vec<([&'static str; N], u64)> + Send + Sync + 'static,
     ) {
-        let read = Box::new(move || read().to_vec());
-        self.registry.lock().register_collector(Box::new(AtScrape { name, help, label, read }));
+        self.registry.lock().register_collector(Box::new(AtScrape { name, help, labels, read: Box::new(read) }));
     }
 
     /// Everything, as OpenMetrics text.
@@ -460,25 +460,29 @@ impl Drop for Open<'_> {
 }
 
 /// See [`Metrics::at_scrape`].
-struct AtScrape {
+struct AtScrape<const N: usize> {
     name: &'static str,
     help: &'static str,
-    label: &'static str,
-    read: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
+    labels: [&'static str; N],
+    read: Read<N>,
 }
 
-impl fmt::Debug for AtScrape {
+/// The values of a gauge's labels, and its own.
+type Read<const N: usize> = Box<dyn Fn() -> Vec<([&'static str; N], u64)> + Send + Sync>;
+
+impl<const N: usize> fmt::Debug for AtScrape<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
     }
 }
 
-impl Collector for AtScrape {
+impl<const N: usize> Collector for AtScrape<N> {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let mut family = encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
         for (of, value) in (self.read)() {
             let value = i64::try_from(value).unwrap_or(i64::MAX);
-            ConstGauge::new(value).encode(family.encode_family(&[(self.label, of)])?)?;
+            let labels: [_; N] = std::array::from_fn(|at| (self.labels[at], of[at]));
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use super::record::{self, Times};
 use super::store::Store;
 use super::writer::{Call, Calls, Shared, Writer};
 use super::{
-    Counts, Fate, Job, JobId, Limits, May, NewJob, Operation, Outbox, PutError, Receipt, Retry, Said, Settled,
+    Counts, Fate, Held, Job, JobId, Limits, May, NewJob, Operation, Outbox, PutError, Receipt, Retry, Said, Settled,
     Settlement, Stamp,
 };
 use crate::clock::Clock;
@@ -179,7 +179,7 @@ impl Outbox for DurableOutbox {
         let records: Vec<Vec<u8>> = jobs.iter().map(|job| record::encode(job, &times)).collect();
         match self.shared.queue.lock().promise(&jobs, records.iter().map(Vec::len).sum()) {
             Ok(None) => {}
-            Ok(Some(fates)) => return Box::pin(ready(Ok(Receipt { fates, replaced: 0 }))),
+            Ok(Some(fates)) => return Box::pin(ready(Ok(Receipt { replaced: vec![0; fates.len()], fates }))),
             Err(error) => return Box::pin(ready(Err(error))),
         }
         let (reply, answer) = oneshot::channel();
@@ -268,6 +268,10 @@ impl Outbox for DurableOutbox {
 
     fn note(&self, place: &str, said: Said) {
         self.shared.queue.lock().note(place, said);
+    }
+
+    fn held(&self) -> Vec<(Arc<str>, Held)> {
+        self.shared.queue.lock().held()
     }
 
     fn counts(&self) -> Counts {

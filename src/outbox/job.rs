@@ -56,6 +56,16 @@ impl Stamp {
     /// rewinds versions, and must not be ignored for ever.
     pub const VERSION_WINDOW: Duration = Duration::from_secs(120);
 
+    /// What later statements are compared with once this one was accepted after `latest`. One without
+    /// a version takes nothing from the order of those that have one.
+    #[must_use]
+    pub fn following(self, latest: Option<&Stamp>) -> Stamp {
+        match latest {
+            Some(latest) if self.version.is_none() && self.object == latest.object => latest.clone(),
+            _ => self,
+        }
+    }
+
     /// Whether a statement stamped `self` that arrives now is older than the accepted `latest`.
     pub fn is_older_than(&self, latest: &Stamp) -> bool {
         self.object == latest.object
@@ -133,5 +143,9 @@ mod tests {
         ] {
             assert_eq!(next.is_older_than(&latest), older, "{case}");
         }
+        let without = stamp("uid", None, 1).following(Some(&latest));
+        assert!(stamp("uid", Some(99), 2).is_older_than(&without), "one without a version does not let older ones in");
+        let other = stamp("other", None, 1).following(Some(&latest));
+        assert!(!stamp("uid", Some(99), 2).is_older_than(&other), "another object begins anew");
     }
 }

@@ -9,7 +9,9 @@ use futures::future::{BoxFuture, pending, ready};
 use parking_lot::Mutex;
 
 use super::queue::{Incoming, Limits, Queue};
-use super::{Counts, Job, JobId, May, NewJob, Operation, Outbox, PutError, Receipt, Said, Settled, Settlement, record};
+use super::{
+    Counts, Held, Job, JobId, May, NewJob, Operation, Outbox, PutError, Receipt, Said, Settled, Settlement, record,
+};
 
 /// See the module.
 #[derive(Debug)]
@@ -29,15 +31,15 @@ impl MemoryOutbox {
         let bytes = sizes.iter().sum();
         let mut queue = self.queue.lock();
         if let Some(fates) = queue.promise(&jobs, bytes)? {
-            return Ok(Receipt { fates, replaced: 0 });
+            return Ok(Receipt { replaced: vec![0; fates.len()], fates });
         }
         queue.keep_promise(jobs.len(), bytes);
-        let mut receipt = Receipt { fates: Vec::with_capacity(jobs.len()), replaced: 0 };
+        let mut receipt = Receipt::default();
         for (new, bytes) in jobs.into_iter().zip(sizes) {
             let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
             let placed = queue.put(Incoming { id, new, bytes, attempts: 0, due: None });
             receipt.fates.push(placed.fate);
-            receipt.replaced += placed.replaced.len();
+            receipt.replaced.push(placed.replaced.len());
         }
         Ok(receipt)
     }
@@ -109,6 +111,10 @@ impl Outbox for MemoryOutbox {
 
     fn note(&self, place: &str, said: Said) {
         self.queue.lock().note(place, said);
+    }
+
+    fn held(&self) -> Vec<(Arc<str>, Held)> {
+        self.queue.lock().held()
     }
 
     fn counts(&self) -> Counts {

@@ -49,12 +49,12 @@ pub enum Fate {
 
 /// Proof that a batch of jobs was taken, with the fate of each in order. `ingest` needs one to
 /// answer 202.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Receipt {
     /// One for each job.
     pub fates: Vec<Fate>,
-    /// Jobs that waited and gave way to a newer one of this batch.
-    pub replaced: usize,
+    /// One for each job: how many that waited gave way to it.
+    pub replaced: Vec<usize>,
 }
 
 /// Why jobs were not taken. Nothing of the batch was stored, and the sender must come again.
@@ -125,6 +125,17 @@ pub struct Counts {
 /// Whether a Provider may be told something now, or when to ask again.
 pub type May<'a> = dyn FnMut(&Arc<str>) -> Result<(), Instant> + 'a;
 
+/// Jobs of one Provider in one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Claimed and not settled; else they wait.
+    pub under_way: bool,
+    /// How many.
+    pub count: usize,
+    /// When the oldest was accepted.
+    pub oldest: Instant,
+}
+
 /// Jobs between acceptance and settlement, and the memory of what was said.
 pub trait Outbox: Send + Sync + 'static {
     /// Takes a batch whole or not at all.
@@ -188,6 +199,9 @@ pub trait Outbox: Send + Sync + 'static {
 
     /// Notes what a place was told.
     fn note(&self, place: &str, said: Said);
+
+    /// What is held for each Provider, by UID, waiting and under way apart. Looks at every job.
+    fn held(&self) -> Vec<(Arc<str>, Held)>;
 
     /// How much there is.
     fn counts(&self) -> Counts;

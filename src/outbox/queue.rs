@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 
 use super::fingerprint::Fingerprint;
 use super::repeats::Repeats;
-use super::{Counts, Fate, Generations, Job, JobId, NewJob, PutError, Said, Settled, Settlement, Stamp, Subject};
+use super::{Counts, Fate, Generations, Held, Job, JobId, NewJob, PutError, Said, Settled, Settlement, Stamp, Subject};
 
 /// Bounds of an outbox.
 #[derive(Clone, Copy, Debug)]
@@ -204,6 +204,7 @@ impl Queue {
 
     /// Remembers a statement about a Slot that an earlier process settled.
     pub fn remember_slot(&mut self, slot: Fingerprint, stamp: Stamp) {
+        let stamp = stamp.following(self.settled.get(&slot));
         self.settled.insert(slot, stamp);
     }
 
@@ -240,9 +241,11 @@ impl Queue {
         let mut entry = Entry { id, new, bytes, attempts, due: None };
         let mut replaced = Vec::new();
         let Some(waiting) = self.subjects.get_mut(&subject) else {
-            if let Subject::Slot(slot) = &subject {
-                self.settled.remove(&Fingerprint::of_slot(slot));
-            }
+            let before = match &subject {
+                Subject::Slot(slot) => self.settled.remove(&Fingerprint::of_slot(slot)),
+                Subject::Stream { .. } => None,
+            };
+            let latest = latest.following(before.as_ref());
             entry.due = due;
             let jobs = VecDeque::from([entry]);
             self.subjects.insert(subject.clone(), Waiting { jobs, ready: None, claimed: false, latest });
@@ -252,7 +255,7 @@ impl Queue {
             }
             return Placed { fate: Fate::Stored, replaced };
         };
-        waiting.latest = latest;
+        waiting.latest = latest.following(Some(&waiting.latest));
         if matches!(subject, Subject::Slot(_)) {
             // Newest wins: whatever waits gives way; what is under way is followed.
             let keep = usize::from(waiting.claimed);
@@ -518,6 +521,22 @@ impl Queue {
     pub fn next_due(&self) -> Option<Instant> {
         let held = self.held_lanes.first_key_value().map(|((until, _), _)| *until);
         self.delayed.first().map(|(due, _)| *due).into_iter().chain(held).min()
+    }
+
+    /// See [`super::Outbox::held`].
+    pub fn held(&self) -> Vec<(Arc<str>, Held)> {
+        let mut held: HashMap<(&Arc<str>, bool), Held> = HashMap::new();
+        for (subject, waiting) in &self.subjects {
+            for (at, entry) in waiting.jobs.iter().enumerate() {
+                let under_way = waiting.claimed && at == 0;
+                let arrived = entry.new.stamp.arrived;
+                let of = held.entry((subject.provider(), under_way));
+                let of = of.or_insert(Held { under_way, count: 0, oldest: arrived });
+                of.count += 1;
+                of.oldest = of.oldest.min(arrived);
+            }
+        }
+        held.into_iter().map(|((provider, _), of)| (provider.clone(), of)).collect()
     }
 
     /// How much there is.

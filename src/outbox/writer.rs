@@ -231,7 +231,7 @@ impl Writer {
 
     /// The batch is on disk: it can be claimed.
     fn accept(&mut self, jobs: Vec<NewJob>, records: &[Vec<u8>]) -> Receipt {
-        let mut receipt = Receipt { fates: Vec::with_capacity(jobs.len()), replaced: 0 };
+        let mut receipt = Receipt::default();
         let mut queue = self.shared.queue.lock();
         for (new, record) in jobs.into_iter().zip(records) {
             let id = self.next_id;
@@ -239,7 +239,7 @@ impl Writer {
             let message = new.repeat.map(|key| Call::Remember(key, new.stamp.arrived));
             let placed = queue.put(Incoming { id, new, bytes: record.len(), attempts: 0, due: None });
             receipt.fates.push(placed.fate);
-            receipt.replaced += placed.replaced.len();
+            receipt.replaced.push(placed.replaced.len());
             self.backlog.extend(message.filter(|_| placed.fate == Fate::Stored));
             let needless = (placed.fate != Fate::Stored).then_some(id);
             self.backlog.extend(placed.replaced.into_iter().chain(needless).map(Call::Forget));

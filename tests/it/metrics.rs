@@ -1,12 +1,13 @@
 //! What Prometheus reads: names, labels and values after events whose end is known.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use reqwest::Method;
 
 use crate::scene::{Scene, forge, git, hook, token};
 use crate::support::app::{DEADLINE, Herald};
-use crate::support::flux::{alert, kustomization_event, sha};
+use crate::support::flux::{alert, kustomization_event, provider, sha};
 use crate::support::forge::Fault;
 use crate::support::wait;
 
@@ -59,8 +60,8 @@ async fn events_and_notifications_are_counted_under_the_names_flux_uses() {
             (r#"herald_delivery_seconds_count{type="github"}"#, 1.0),
             (r#"herald_delivery_seconds_count{type="generic"}"#, 3.0),
             (r#"herald_delivery_seconds_bucket{le="+Inf",type="generic"}"#, 3.0),
-            (r#"herald_outbox_jobs{state="waiting"}"#, 0.0),
-            (r#"herald_outbox_jobs{state="under_way"}"#, 0.0),
+            (r#"herald_outbox_jobs{state="waiting",type=""}"#, 0.0),
+            (r#"herald_outbox_jobs{state="under_way",type=""}"#, 0.0),
             (r#"herald_events_total{code="202"}"#, 4.0),
             (r#"gotk_event_http_request_duration_seconds_count{code="202",handler="/",method="POST",service=""}"#, 4.0),
             (r#"gotk_event_http_request_duration_seconds_count{code="429",handler="/",method="POST",service=""}"#, 0.0),
@@ -105,8 +106,11 @@ async fn a_repeat_counts_as_429_and_a_waiting_job_as_waiting() {
     scene.post(&web).await;
     scene.requests(1).await;
     wait::until_ok(DEADLINE, "the job to wait", || async {
-        let waiting = read(&scene.herald).await[r#"herald_outbox_jobs{state="waiting"}"#];
-        if waiting == 1.0 { Ok(()) } else { Err(waiting.to_string()) }
+        let seen = read(&scene.herald).await;
+        match seen.get(r#"herald_outbox_jobs{state="waiting",type="generic"}"#) {
+            Some(1.0) => Ok(()),
+            _ => Err(format!("{:#?}", seen.iter().filter(|(name, _)| name.contains("outbox")).collect::<Vec<_>>())),
+        }
     })
     .await;
     assert_eq!(scene.herald.post(&web).await, 429);
@@ -167,4 +171,61 @@ async fn the_text_is_in_the_form_that_is_asked_for() {
     let names = |text: &str| samples(text).into_keys().collect::<Vec<_>>();
     assert_eq!(names(&open), names(&plain));
     scene.end(0, 0).await;
+}
+
+/// Every Alert that matched an accepted event ends in exactly one outcome, whatever happens on the way.
+#[tokio::test]
+async fn outcomes_add_up_to_what_was_accepted() {
+    const EVENTS: u64 = 120;
+    let forge = forge().await;
+    let suspended = provider("generic", "asleep", &format!("{}/hook", forge.url())).spec("suspend", true);
+    let manifests = [
+        git("github", &forge),
+        hook(&forge),
+        token(),
+        suspended,
+        alert("status", "git"),
+        alert("message", "hook"),
+        alert("nowhere", "nothing"),
+        alert("asleep", "asleep"),
+    ];
+    // So few may wait that senders are sent away now and then.
+    let scene = Scene::with(forge, manifests, &["--outbox-max-jobs=4"]).await;
+    scene.forge.fail(Fault::delay(Duration::from_millis(20)).writes().every(2));
+    scene.forge.fail(Fault::answer(422).writes().every(7));
+    scene.forge.fail(Fault::answer(502).writes().every(5));
+    let mut refused = 0;
+    for number in 0..EVENTS {
+        let event = kustomization_event(&format!("app-{}", number % 5), &sha(number % 2)).version(number);
+        let event = match number % 4 {
+            0 => event.failed("BuildFailed").message(&number.to_string()),
+            1 => event.progressing(),
+            _ => event,
+        };
+        loop {
+            match scene.herald.post(&event).await {
+                202 | 429 => break,
+                503 => refused += 1,
+                other => panic!("{other}"),
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    scene.herald.idle().await;
+    let seen = read(&scene.herald).await;
+    let outcomes = seen.iter().filter(|(name, _)| name.starts_with("herald_notifications_total"));
+    let total: f64 = outcomes.clone().map(|(_, count)| count).sum();
+    let of = |outcome: &str| -> f64 {
+        outcomes
+            .clone()
+            .filter(|(name, _)| name.contains(&format!("outcome=\"{outcome}\"")))
+            .map(|(_, count)| count)
+            .sum()
+    };
+    assert_eq!(total, 4.0 * EVENTS as f64, "{:#?}", outcomes.clone().collect::<Vec<_>>());
+    for outcome in ["delivered", "filtered", "refused", "failed", "superseded"] {
+        assert!(of(outcome) > 0.0, "{outcome} happened");
+    }
+    assert!(refused > 0, "some senders were sent away");
+    scene.herald.stop().await;
 }
