@@ -309,9 +309,11 @@ impl Pass {
         let account = self.account.lock();
         let scopes = [Scope::Credential, Scope::Repository(self.repository.clone())];
         let refusal = scopes.iter().filter_map(|scope| account.refusals.get(scope));
-        let pauses =
-            refusal.map(|refusal| (refusal, refusal.until.map_or(LOOK, |until| until.saturating_duration_since(now))));
-        let (refusal, pause) = pauses.filter(|(_, pause)| !pause.is_zero()).next()?;
+        let mut pauses = refusal.map(|refusal| {
+            let left = |until: Instant| until.saturating_duration_since(now);
+            (refusal, refusal.until.map_or(LOOK, left))
+        });
+        let (refusal, pause) = pauses.find(|(_, pause)| !pause.is_zero())?;
         Some(SendError::Held { pause, told: false, because: Box::new(refusal.because.clone()) })
     }
 
