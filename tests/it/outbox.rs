@@ -615,7 +615,7 @@ fn a_provider_that_may_not_be_told_is_asked_for_again_in_its_turn() {
     outbox.release(&provider(1));
     assert_eq!(number(&outbox.claim(now, 1)[0]), 9);
     // One at a time: the two take turns, though one of them was never let through before.
-    let mut turn =
+    let turn =
         |may: u8| outbox.claim_if(later, 1, &mut |of| if *of == provider(may) { Ok(()) } else { Err(later) }).len();
     assert_eq!((turn(1), turn(1), turn(0)), (1, 1, 0));
 }

@@ -271,6 +271,7 @@ impl Default for World {
             minted: Vec::new(),
             faults: Vec::new(),
             gitlab: gitlab::Pace::default(),
+            callers: limits::Callers::default(),
             reads: 0,
             writes: 0,
             struck: BTreeMap::new(),
