@@ -283,7 +283,7 @@ impl Reconciler {
         if !alert.problems.is_empty() {
             return Some(news("InvalidConfig", &healthy.message, 1));
         }
-        if alert::WITHOUT_LABELS.contains(&&*healthy.reason) {
+        if alert::WITHOUT_LABELS.contains(&healthy.reason) {
             return Some(news("SourceFetchFailed", &healthy.message, 1));
         }
         // Not before something was to be told: a Provider may be created after its Alert.

@@ -13,6 +13,7 @@ mod secrets;
 mod tls;
 mod vendors;
 
+mod budget;
 mod compose;
 mod contracts;
 mod credentials;

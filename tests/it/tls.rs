@@ -14,6 +14,9 @@ use crate::support::forge::Forge;
 /// Whose hosts no name server knows.
 pub const DOMAIN: &str = "git.invalid";
 
+/// Where github.com has its API; a proxy leads there in tests.
+const GITHUB: &str = "api.github.com";
+
 /// Someone who signs certificates.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -34,10 +37,12 @@ impl Authority {
         self.certificate.pem()
     }
 
-    /// A certificate and its key for a client, or for 127.0.0.1 and the hosts of [`DOMAIN`].
+    /// A certificate and its key for a client, or for 127.0.0.1, the hosts of [`DOMAIN`] and
+    /// GitHub's API.
     pub fn sign(&self, purpose: ExtendedKeyUsagePurpose) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(["127.0.0.1".to_owned(), format!("*.{DOMAIN}")]).expect("a name");
+        let mut params =
+            CertificateParams::new(["127.0.0.1".to_owned(), format!("*.{DOMAIN}"), GITHUB.to_owned()]).expect("a name");
         params.extended_key_usages = vec![purpose];
         (params.signed_by(&key, &self.issuer).expect("a certificate"), key)
     }

@@ -18,7 +18,7 @@ use tower::ServiceExt;
 use url::form_urlencoded;
 
 use super::fault::{Fault, Harm};
-use super::{Shared, apps, azuredevops, bitbucket, bitbucketserver, entra, gitea, github, gitlab, page};
+use super::{Shared, apps, azuredevops, bitbucket, bitbucketserver, entra, gitea, github, gitlab, limits, page};
 
 /// No request of ours is near this; a larger one is a mistake that should show.
 const MAX_BODY: usize = 1 << 20;
@@ -72,10 +72,15 @@ pub(super) async fn enter(
     }
 
     let _flight = Flight::start(&shared, &parts.method, &path, &body);
+    let turn = limits::Turn::take(&shared, &parts.method, &parts.headers);
     let fault = {
         let mut world = shared.world.lock();
         world.receive(&parts.method, parts.uri.to_string(), &parts.headers, &body);
         world.strike(&parts.method, &path)
+    };
+    let _turn = match turn {
+        Ok(turn) => turn,
+        Err(refusal) => return Ok(refusal),
     };
     let Some(Fault { harm, afterwards, headers, .. }) = fault else { return Ok(forward(parts, body).await) };
     let mut response = match harm {

@@ -16,6 +16,7 @@
 //! | `mod.rs` | [`Forge`], the handle that a test holds, and the server under it |
 //! | `world.rs` | what the host remembers: statuses, requests, tokens, script of faults |
 //! | `fault.rs` | [`Fault`], one line of that script |
+//! | `limits.rs` | GitHub's secondary rate limits, for who wants them |
 //! | `door.rs` | the way of every request: write it down, count it, break it if the script says so |
 //! | `github.rs`, `gitea.rs`, `gitlab.rs`, `bitbucket.rs`, `bitbucketserver.rs`, `azuredevops.rs` | one API each; every rule names where we know it from |
 //! | `apps.rs`, `entra.rs` | whoever gives out tokens for them: GitHub to Apps, Entra to workload identities |
@@ -33,6 +34,7 @@ mod fault;
 mod gitea;
 mod github;
 mod gitlab;
+mod limits;
 mod page;
 mod world;
 
@@ -55,6 +57,7 @@ use tokio::time::Instant;
 pub use apps::{App, AppKey};
 pub use entra::Application;
 pub use fault::Fault;
+pub use limits::{Caller, Limits};
 use world::World;
 pub use world::{Access, Host, Received, Status};
 
@@ -224,6 +227,16 @@ impl Forge {
     /// before it is answered 409. Before this call: no time at all, and ten seconds as at gitlab.com.
     pub fn gitlab_lock(&self, work: Duration, wait: Duration) {
         self.shared.world.lock().gitlab = gitlab::Pace { work, wait };
+    }
+
+    /// From now on no caller may go faster than this.
+    pub fn limits(&self, limits: Limits) {
+        self.shared.world.lock().callers.limits = Some(limits);
+    }
+
+    /// Everybody who asked since [`limits`](Self::limits) was called.
+    pub fn callers(&self) -> Vec<Caller> {
+        self.shared.world.lock().callers.all()
     }
 
     /// Stops the host's clock at `now`, so that a test can put several statuses into one second.

@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::apps::{self, App};
 use super::entra::Application;
 use super::fault::{Fault, is_write};
-use super::gitlab;
+use super::{gitlab, limits};
 
 /// Bounds, so that an `examples/forge.rs` left running for weeks stays small: when one is passed, the oldest go.
 const MAX_COMMITS: usize = 10_000;
@@ -244,6 +244,7 @@ pub(super) struct World {
     /// How often each kind of fault struck.
     pub struck: BTreeMap<String, usize>,
     pub gitlab: gitlab::Pace,
+    pub callers: limits::Callers,
     pub reads: usize,
     pub writes: usize,
     requests: VecDeque<Received>,
@@ -270,6 +271,7 @@ impl Default for World {
             minted: Vec::new(),
             faults: Vec::new(),
             gitlab: gitlab::Pace::default(),
+            callers: limits::Callers::default(),
             reads: 0,
             writes: 0,
             struck: BTreeMap::new(),

@@ -1,0 +1,209 @@
+//! What vendors can bear (rules R8 and R9): waits, limits and hosts that hang, as several Providers see
+//! them. The numbers are tried against a turned clock in `delivery::budget`; here real requests go out.
+
+use std::time::{Duration, Instant};
+
+use herald::ops::metrics::Outcome;
+use reqwest::Method;
+use serde_json::json;
+
+use crate::proxy::Proxy;
+use crate::scene::{Scene, TOKEN, forge, herald, token};
+use crate::support::app::DEADLINE;
+use crate::support::flux::{Folder, Manifest, alert, kustomization_event, provider, secret, sha};
+use crate::support::forge::{Fault, Forge, Limits, Received};
+use crate::support::wait;
+use crate::tls::Authority;
+
+/// A Provider `name` at the forge and an Alert that tells it of the Kustomization of that name.
+fn at(forge: &Forge, name: &str, secret: &str) -> [Manifest; 2] {
+    let provider = provider("github", name, &format!("{}/acme/{name}", forge.url())).secret(secret);
+    [provider, alert(name, name).sources(json!([{"kind": "Kustomization", "name": name}]))]
+}
+
+fn about(request: &Received, name: &str) -> bool {
+    request.uri.contains(&format!("/acme/{name}/"))
+}
+
+#[tokio::test]
+async fn providers_with_one_token_share_a_wait_and_others_do_not() {
+    let forge = forge().await;
+    let another = secret("another", "token", "another-credential");
+    let twin = secret("twin", "token", TOKEN);
+    let all = [at(&forge, "one", "token"), at(&forge, "two", "twin"), at(&forge, "three", "another")];
+    let manifests = all.into_iter().flatten().chain([token(), twin, another]);
+    forge.fail(Fault::answer(429).header("retry-after", "3").path("acme/one"));
+    let scene = Scene::with(forge, manifests, &[]).await;
+    scene.post(&kustomization_event("one", &sha(1))).await;
+    scene.requests(1).await;
+    let refused = scene.forge.requests()[0].at;
+    for number in 2..6 {
+        for name in ["one", "two", "three"] {
+            scene.post(&kustomization_event(name, &sha(number))).await;
+        }
+    }
+    scene.herald.idle().await;
+    let requests = scene.forge.requests();
+    let first = |name| requests[1..].iter().find(|request| about(request, name)).expect("it is told").at - refused;
+    for held in ["one", "two"] {
+        assert!(first(held) >= Duration::from_secs(3), "{held}: {:?}", first(held));
+    }
+    assert!(first("three") < Duration::from_secs(2), "another token waits for nothing: {:?}", first("three"));
+    assert_eq!(scene.ended(Outcome::Delivered), 13);
+    scene.end(14, 13).await;
+}
+
+#[tokio::test]
+async fn a_good_answer_that_uses_up_the_limit_is_the_last_for_as_long_as_it_says() {
+    let forge = forge().await;
+    let [git, alert] = at(&forge, "one", "token");
+    let used_up = Fault::delay(Duration::ZERO).header("x-ratelimit-remaining", "0").header("x-ratelimit-reset", "2");
+    forge.fail(used_up.writes());
+    let scene = Scene::with(forge, [git, alert, token()], &[]).await;
+    scene.tell([kustomization_event("one", &sha(1)), kustomization_event("one", &sha(2))]).await;
+    let requests = scene.forge.requests();
+    let waited = requests[2].at - requests[1].at;
+    assert!(waited >= Duration::from_secs(2), "{waited:?}");
+    scene.end(2, 2).await;
+}
+
+#[tokio::test]
+async fn a_wait_outlives_the_process() {
+    let forge = forge().await;
+    let manifests = [at(&forge, "one", "token"), at(&forge, "two", "token")];
+    let folder = Folder::with(manifests.into_iter().flatten().chain([token()]));
+    let place = tempfile::tempdir().expect("a folder");
+    let outbox = format!("--outbox-path={}", place.path().join("outbox.db").display());
+    forge.fail(Fault::answer(403).header("retry-after", "4").writes());
+    let first = herald(&forge, &folder, &[&outbox]).await;
+    assert_eq!(first.post(&kustomization_event("one", &sha(1))).await, 202);
+    wait::until(DEADLINE, "a job that waits", || async { first.app.outbox.next_due() }).await;
+    first.stop().await;
+    let refused = forge.requests()[1].at;
+
+    let second = herald(&forge, &folder, &[&outbox]).await;
+    // The first of another Provider, which this process was told nothing of.
+    assert_eq!(second.post(&kustomization_event("two", &sha(2))).await, 202);
+    second.idle().await;
+    let requests = forge.requests();
+    let back = requests[2].at - refused;
+    assert!(back >= Duration::from_secs(4), "back after {back:?}");
+    second.stop().await;
+    assert_eq!((forge.reads(), forge.writes()), (3, 3));
+}
+
+#[tokio::test]
+async fn forty_providers_at_a_host_that_hangs_starve_no_other() {
+    let (hung, well) = (forge().await, forge().await);
+    hung.fail(Fault::hang().every(1));
+    // With every timeout another, so that none learns from another's.
+    let at_hung = (0..40).flat_map(|number| {
+        let [provider, alert] = at(&hung, &format!("hung-{number}"), "token");
+        let alert = alert.sources(json!([{"kind": "Kustomization", "name": "hung"}]));
+        [provider.spec("timeout", format!("{}s", 60 + number % 3)), alert]
+    });
+    let manifests: Vec<_> = at_hung.chain(at(&well, "well", "token")).chain([token()]).collect();
+    let scene = Scene::with(well, manifests, &[]).await;
+    for number in 0..20 {
+        scene.post(&kustomization_event("hung", &sha(number))).await;
+    }
+    let started = Instant::now();
+    scene.post(&kustomization_event("well", &sha(1))).await;
+    assert!(scene.forge.until(DEADLINE, |forge| !forge.statuses(&sha(1)).is_empty()).await);
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    let under_way = scene.herald.app.outbox.counts().claimed;
+    assert!(under_way <= 3 * 8 + 1, "{under_way} jobs hang");
+    assert_eq!((scene.forge.reads(), scene.forge.writes()), (1, 1));
+}
+
+#[tokio::test]
+async fn while_a_host_fails_one_canary_goes_out_and_its_answer_wakes_all() {
+    let forge = forge().await;
+    let manifests = [at(&forge, "one", "token"), at(&forge, "two", "token")];
+    forge.fail(Fault::answer(502).every(1));
+    let scene = Scene::with(forge, manifests.into_iter().flatten().chain([token()]), &[]).await;
+    for number in 0..20 {
+        scene.post(&kustomization_event("one", &sha(number))).await;
+        scene.post(&kustomization_event("two", &sha(number))).await;
+    }
+    // What was under way when it began to fail.
+    scene.requests(3).await;
+    let failing = Instant::now();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = scene.forge.requests().len();
+    assert!(before <= 16, "{before} requests to a host that fails");
+    scene.forge.recover();
+    scene.herald.idle().await;
+    let took = failing.elapsed();
+    assert!((Duration::from_secs(9)..Duration::from_secs(14)).contains(&took), "{took:?}");
+    assert_eq!(scene.ended(Outcome::Delivered), 40);
+    let requests = scene.forge.requests();
+    let canary = requests[before].at;
+    assert!(canary - requests[before - 1].at >= Duration::from_secs(9));
+    scene.end(before + 40, 40).await;
+}
+
+// === github.com ===
+
+/// A forge that Herald takes for github.com: the address is, a proxy leads its API's name to the forge, and
+/// the certificate is of an authority that the Provider gives.
+async fn github() -> (Forge, Vec<Manifest>) {
+    let (forge, authority) = (forge().await, Authority::new());
+    let front = authority.front(&forge, None).await;
+    let proxy = Proxy::start(&front, forge.url()).await;
+    let git = provider("github", "git", "https://github.com/acme/fleet").secret("token");
+    let git = git.spec("proxy", proxy.url.as_str()).spec("certSecretRef", json!({"name": "ca"}));
+    let ca = secret("ca", "ca.crt", &authority.pem());
+    (forge, vec![git, token(), ca, alert("all", "git")])
+}
+
+fn writes(forge: &Forge) -> Vec<Received> {
+    forge.requests().into_iter().filter(|request| request.method == Method::POST).collect()
+}
+
+#[tokio::test]
+async fn at_github_a_failure_is_told_before_what_waits_for_its_turn() {
+    let (forge, manifests) = github().await;
+    forge.limits(Limits::default());
+    let scene = Scene::with(forge, manifests, &[]).await;
+    for number in 0..30 {
+        scene.post(&kustomization_event("web", &sha(number))).await;
+    }
+    // The first ten go at once, the rest are spread over the minute.
+    assert!(scene.forge.until(DEADLINE, |forge| forge.writes() >= 11).await);
+    let started = Instant::now();
+    scene.post(&kustomization_event("web", &sha(100)).failed("HealthCheckFailed")).await;
+    assert!(scene.forge.until(DEADLINE, |forge| !forge.statuses(&sha(100)).is_empty()).await);
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(scene.forge.writes() <= 15, "{} writes", scene.forge.writes());
+    let caller = &scene.forge.callers()[0];
+    assert!(caller.most_at_once <= 10, "{caller:?}");
+    assert_eq!((caller.limited, caller.banned), (0, false));
+}
+
+#[tokio::test]
+async fn at_github_nothing_is_sent_during_a_wait_and_failures_go_first_after_it() {
+    let (forge, manifests) = github().await;
+    // The documented limits, in a minute that a test can wait for.
+    let retry_after = Duration::from_secs(3);
+    forge.limits(Limits { writes: 11, minute: Duration::from_secs(4), retry_after, ..Limits::default() });
+    let scene = Scene::with(forge, manifests, &[]).await;
+    for number in 0..16 {
+        scene.post(&kustomization_event("web", &sha(number))).await;
+    }
+    let limited = |forge: &Forge| forge.callers().iter().any(|caller| caller.limited == 1);
+    wait::until(DEADLINE, "the limit", || async { limited(&scene.forge).then_some(()) }).await;
+    scene.post(&kustomization_event("web", &sha(100)).failed("HealthCheckFailed")).await;
+    let before = writes(&scene.forge).len();
+    scene.herald.idle().await;
+
+    let writes = writes(&scene.forge);
+    assert!(writes[before].uri.ends_with(&sha(100)), "the failure goes first: {}", writes[before].uri);
+    let waited = writes[before].at - writes[before - 1].at;
+    assert!((retry_after..retry_after + Duration::from_secs(2)).contains(&waited), "{waited:?}");
+    let callers = scene.forge.callers();
+    assert_eq!(callers.iter().map(|caller| (caller.limited, caller.banned)).collect::<Vec<_>>(), [(1, false)]);
+    assert_eq!(scene.ended(Outcome::Delivered), 17);
+    // What was refused is looked up before it is written again.
+    scene.end(18, 18).await;
+}
