@@ -31,6 +31,11 @@ test: fmt-check lint deny generate-check assets ## Everything: fmt, clippy, deny
 test-fast: ## The tests that need no server: inline, in-process, layout
 	cargo test --locked --lib --test it --test forge --test layout
 
+.PHONY: torture
+torture: ## The short tests of loss and order in full: 10,000 changes, ten minutes of faults, kills, outages (25 minutes)
+	HERALD_TORTURE=long cargo test --locked --test torture -- --nocapture --test-threads=2
+	HERALD_TORTURE=long cargo test --locked --test parity outage -- --nocapture
+
 FUZZ_SECONDS ?= 60
 
 .PHONY: fuzz

@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-targets=(cel regex event revision)
+targets=(cel regex event record revision)
 work=target/fuzz
 
 # One target; prints one line, or the end of the log and where the input is.
