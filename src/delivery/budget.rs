@@ -358,6 +358,11 @@ impl Pass {
         refusal.until.map_or(LOOK, |until| until - now)
     }
 
+    /// Whether the host is left alone but for canaries.
+    pub fn host_fails(&self) -> bool {
+        self.host.lock().canary_at.is_some()
+    }
+
     /// A job was delivered: nothing of its like is refused any more. Gives the Providers that held
     /// some back.
     pub fn worked(&self) -> Vec<Arc<str>> {

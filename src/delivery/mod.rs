@@ -420,7 +420,8 @@ impl Inner {
     }
 
     fn judge(&self, job: &Job, pass: &Pass, error: SendError) -> Try {
-        let why = Why::sent(&error);
+        let mut why = Why::sent(&error);
+        why.stands = pass.host_fails() && job.attempts + 1 >= report::PERSISTENT_AT_A_FAILING_HOST;
         let (pause, told) = match (&error, verdict(&error)) {
             (SendError::Held { pause, told, .. }, _) => (*pause, *told),
             (_, Verdict::Later) => (verdict::backoff(job.attempts), false),
@@ -444,10 +445,10 @@ impl Inner {
     }
 
     fn again(&self, job: &Job, pause: Duration, told: bool, why: Why) -> Try {
-        if self.age(job) + pause > self.deadline(job) {
-            Try::GivenUp(Outcome::Failed, why.after(job.attempts + 1))
-        } else {
-            Try::Again { pause, told, why }
+        match self.deadline(job).checked_sub(self.age(job)) {
+            None | Some(Duration::ZERO) => Try::GivenUp(Outcome::Failed, why.after(job.attempts + 1)),
+            // A change of the Provider may wake it before; at its deadline it is looked at a last time.
+            Some(left) => Try::Again { pause: pause.min(left), told, why },
         }
     }
 

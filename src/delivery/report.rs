@@ -40,6 +40,9 @@ const LONG: Duration = Duration::from_secs(60);
 /// See [`LONG`]. Backoff has the fourth try about 7 s after the first, at the latest.
 const PERSISTENT: u32 = 4;
 
+/// The same where the whole host fails: there the next try is ten seconds away.
+pub(super) const PERSISTENT_AT_A_FAILING_HOST: u32 = 3;
+
 /// What was told, and what stands.
 #[derive(Default)]
 pub(super) struct Telling {
@@ -61,12 +64,14 @@ pub struct Why {
     tries: Option<u32>,
     /// Somebody asked for it: nothing is wrong.
     asked: bool,
+    /// It is more than a hiccup, however short the pause is.
+    pub(super) stands: bool,
 }
 
 impl Why {
     /// A reason of our own.
     pub fn new(reason: &'static str, text: impl Into<String>) -> Self {
-        Self { reason, text: text.into(), remote: String::new(), tries: None, asked: false }
+        Self { reason, text: text.into(), remote: String::new(), tries: None, asked: false, stands: false }
     }
 
     /// The Provider is suspended.
@@ -106,7 +111,7 @@ impl Why {
             SendError::Tls(detail) => ("the TLS handshake failed".to_owned(), detail.clone()),
             other => (other.to_string(), other.body().to_owned()),
         };
-        Self { reason, text, remote, tries: None, asked: false }
+        Self { reason, text, remote, tries: None, asked: false, stands: false }
     }
 
     /// A Provider that cannot be used as it stands.
@@ -207,8 +212,9 @@ impl Inner {
                 "notification not delivered yet, will try again"
             );
         }
-        if job.attempts == 0 || pause >= LONG || job.attempts + 1 >= PERSISTENT {
-            self.failed(job, why, pause >= LONG || job.attempts + 1 >= PERSISTENT);
+        let stands = why.stands || pause >= LONG || job.attempts + 1 >= PERSISTENT;
+        if job.attempts == 0 || stands {
+            self.failed(job, why, stands);
         }
     }
 

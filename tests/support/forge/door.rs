@@ -80,7 +80,7 @@ pub(super) async fn enter(
     };
     let _turn = match turn {
         Ok(turn) => turn,
-        Err(refusal) => return Ok(refusal),
+        Err(refusal) => return Ok(*refusal),
     };
     let Some(Fault { harm, afterwards, headers, .. }) = fault else { return Ok(forward(parts, body).await) };
     let mut response = match harm {

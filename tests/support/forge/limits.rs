@@ -113,7 +113,7 @@ pub(super) struct Turn {
 
 impl Turn {
     /// Lets a request in, or answers it as GitHub does. `None` when there are no limits.
-    pub fn take(shared: &Arc<Shared>, method: &Method, headers: &HeaderMap) -> Result<Option<Self>, Response> {
+    pub fn take(shared: &Arc<Shared>, method: &Method, headers: &HeaderMap) -> Result<Option<Self>, Box<Response>> {
         let mut world = shared.world.lock();
         if world.callers.limits.is_none() {
             return Ok(None);
@@ -121,7 +121,7 @@ impl Turn {
         let who = headers.get("authorization").map(HeaderValue::as_bytes).unwrap_or_default().to_owned();
         match world.callers.enter(&who, method) {
             Ok(()) => Ok(Some(Self { shared: Arc::clone(shared), who })),
-            Err(left) => Err(refusal(left)),
+            Err(left) => Err(Box::new(refusal(left))),
         }
     }
 }
