@@ -358,9 +358,10 @@ impl Pass {
         refusal.until.map_or(LOOK, |until| until - now)
     }
 
-    /// Whether the host is left alone but for canaries.
-    pub fn host_fails(&self) -> bool {
-        self.host.lock().canary_at.is_some()
+    /// Whether the host is left alone but for canaries, and whether one is under way.
+    pub fn host_fails(&self) -> (bool, bool) {
+        let host = self.host.lock();
+        (host.canary_at.is_some(), host.canary)
     }
 
     /// A job was delivered: nothing of its like is refused any more. Gives the Providers that held

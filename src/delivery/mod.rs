@@ -421,7 +421,8 @@ impl Inner {
 
     fn judge(&self, job: &Job, pass: &Pass, error: SendError) -> Try {
         let mut why = Why::sent(&error);
-        why.stands = pass.host_fails() && job.attempts + 1 >= report::PERSISTENT_AT_A_FAILING_HOST;
+        let (fails, canary) = pass.host_fails();
+        why.stands = fails && (canary || job.attempts + 1 >= report::PERSISTENT_AT_A_FAILING_HOST);
         let (pause, told) = match (&error, verdict(&error)) {
             (SendError::Held { pause, told, .. }, _) => (*pause, *told),
             (_, Verdict::Later) => (verdict::backoff(job.attempts), false),

@@ -114,7 +114,10 @@ async fn what_waits_for_people_is_told_by_class() {
     let space = Space::new("events").await;
     let forge = forge().await;
     let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address");
-    let at = |name: &str| format!("{}/acme/{name}", forge.url());
+    // A host of its own: one that breaks connections fails for all who tell it.
+    let silent = super::forge().await;
+    let host = |name: &str| if name == "silent" { &silent } else { &forge };
+    let at = |name: &str| format!("{}/acme/{name}", host(name).url());
     let cases = [
         ("refused", "Unauthorized", "401", Some(Fault::answer(401))),
         ("forbidden", "Forbidden", "403", Some(Fault::answer(403))),
@@ -132,7 +135,7 @@ async fn what_waits_for_people_is_told_by_class() {
         if let Some(fault) = fault {
             let fault = fault.clone();
             let fault = if *name == "page" { fault } else { fault.body(REMOTE) };
-            forge.fail(fault.path(&format!("/{name}/")).every(1));
+            host(name).fail(fault.path(&format!("/{name}/")).every(1));
         }
     }
     let herald = space.herald().await;

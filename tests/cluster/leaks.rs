@@ -134,8 +134,11 @@ async fn what_a_good_credential_meets_with_does_not_show_it() {
     let space = Space::new("leaks").await;
     let forge = forge().await;
     let host = forge.url().trim_start_matches("http://").to_owned();
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address");
-    let closed = closed.to_string();
+    // One for each type: a host that fails is left alone for all who tell it.
+    let closed = TYPES.map(|_| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.local_addr().expect("an address").to_string()
+    });
     // Name, scheme, host, status, reason of the Provider's condition.
     let cases = [
         ("ok", "http", host.as_str(), None, "Succeeded"),
@@ -145,14 +148,15 @@ async fn what_a_good_credential_meets_with_does_not_show_it() {
         ("c422", "http", &host, Some(422), "Rejected"),
         ("proxied", "http", "git.invalid", Some(407), "Unauthorized"),
         ("proxykey", "http", "git.invalid", Some(422), "Rejected"),
-        ("refused", "http", &closed, None, "Unreachable"),
+        ("refused", "http", "closed", None, "Unreachable"),
         ("tls", "https", &host, None, "TLSFailed"),
     ];
     let proxy = secret("proxies", "address", forge.url()).key("username", PROXY_USER).key("password", PROXY_PASSWORD);
     space.apply(&proxy).await;
     let mut names = Vec::new();
-    for kind in TYPES {
+    for (kind, closed) in TYPES.into_iter().zip(&closed) {
         for (case, scheme, host, status, reason) in cases {
+            let host = if host == "closed" { closed } else { host };
             let name = format!("{kind}-{case}");
             let mut credentials = secret(&name, "token", TOKEN)
                 .key("address", &address(kind, scheme, host, &name))
