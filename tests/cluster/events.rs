@@ -37,10 +37,11 @@ impl Space<'_> {
         .await
     }
 
-    /// A Provider of this name at a repository of the forge, and an Alert that tells it.
+    /// A Provider of this name at a repository of the forge, with a credential of its own, and an Alert
+    /// that tells it.
     async fn told_at(&self, name: &str, repository: &str) {
-        self.apply(&secret("token", "token", "t0k")).await;
-        self.apply(&provider("github", name, repository).secret("token").spec("timeout", "2s")).await;
+        self.apply(&secret(name, "token", &format!("t0k-{name}"))).await;
+        self.apply(&provider("github", name, repository).secret(name).spec("timeout", "2s")).await;
         self.apply(&alert(name, name)).await;
     }
 
@@ -153,8 +154,8 @@ async fn what_waits_for_people_is_told_by_class() {
 
     // Mended: the credential is a new one, and what waited is told at once.
     forge.recover();
-    space.apply(&secret("token", "token", "better")).await;
     for name in ["refused", "forbidden", "missing"] {
+        space.apply(&secret(name, "token", &format!("better-{name}"))).await;
         space.in_order("Provider", name).await;
         space.in_order("Alert", name).await;
     }
@@ -170,7 +171,7 @@ async fn a_spec_that_cannot_work_is_told_of_once_and_not_again_by_the_next_proce
     let labels = json!([{"kind": "Kustomization", "name": "*", "matchLabels": {"a": "b"}}]);
     let labelled = alert("labels", "git").spec("eventSources", labels);
     space.apply(&labelled).await;
-    let cel = provider("github", "cel", &repository(&forge)).secret("token");
+    let cel = provider("github", "cel", &repository(&forge)).secret("git");
     space.apply(&cel.spec("commitStatusExpr", "'x' +")).await;
     space.apply(&alert("orphan", "nobody")).await;
     let herald = space.herald().await;

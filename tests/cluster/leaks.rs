@@ -159,6 +159,8 @@ async fn what_a_good_credential_meets_with_does_not_show_it() {
             let host = if host == "closed" { closed } else { host };
             let name = format!("{kind}-{case}");
             let mut credentials = secret(&name, "token", TOKEN)
+                // What a host says of a credential counts for all who have the same.
+                .key("clientID", &name)
                 .key("address", &address(kind, scheme, host, &name))
                 .key("headers", &format!("X-Key: {HEADER}"))
                 .key("tls.key", KEY)
