@@ -9,7 +9,7 @@ mod forge;
 
 use std::time::Duration;
 
-use forge::{Access, App, AppKey, Application, Fault, Forge, Host};
+use forge::{Access, App, AppKey, Application, Fault, Forge, Host, Limits};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -152,6 +152,37 @@ async fn github_takes_a_thousand_per_context_whatever_its_case() {
 
     let combined: Value = desk.get(Api::GitHub, &format!("commits/{SHA}/status")).await.json().await.unwrap();
     assert_eq!((&combined["total_count"], &combined["state"]), (&json!(2), &json!("pending")));
+}
+
+#[tokio::test]
+async fn github_limits_how_fast_a_caller_goes_and_bans_who_goes_on() {
+    let desk = Desk::new().await;
+    desk.forge.limits(Limits::default());
+    for number in 0..80 {
+        desk.write(Api::GitHubDotCom, &format!("build-{number}"), "success").await;
+    }
+    // Reading is cheaper.
+    assert_eq!(desk.get(Api::GitHubDotCom, &format!("commits/{SHA}/statuses")).await.status(), StatusCode::OK);
+    let write = || desk.post(Api::GitHubDotCom, SHA, &json!({"state": "success", "context": "one more"}));
+    let answer = write().await;
+    assert_eq!(header(answer.as_ref().unwrap(), "retry-after"), "60");
+    let (status, body) = refusal(answer).await;
+    assert_eq!(status, 403);
+    assert!(body["message"].as_str().unwrap().contains("secondary rate limit"), "{body}");
+    let caller = || desk.forge.callers().remove(0);
+    assert_eq!((caller().limited, caller().banned, caller().most_at_once), (1, false, 1));
+
+    // Another caller is another matter.
+    let other = desk.client.post(desk.url(Api::GitHubDotCom, &format!("statuses/{SHA}"))).bearer_auth("another");
+    assert_eq!(other.json(&json!({"state": "success"})).send().await.unwrap().status(), StatusCode::CREATED);
+
+    // What was on its way is forgiven; who asks on is banned.
+    let banned = async {
+        while !desk.forge.callers().iter().any(|caller| caller.banned) {
+            assert_eq!(refusal(write().await).await.0, 403);
+        }
+    };
+    tokio::time::timeout(PATIENCE, banned).await.unwrap();
 }
 
 // === Gitea ===

@@ -60,6 +60,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("vendors", "matching::gate", "a row says what its type carries, in the gates' word"),
     ("vendors", "outbox", "what a vendor has on a commit is what the outbox remembers of it"),
     ("pipeline", "api", "the event itself comes in"),
+    ("app", "vendors", "what waits is shown by type of Provider, and the table has their names"),
     ("pipeline", "clock", "a job is stamped with its arrival"),
     ("pipeline", "delivery", "whoever puts a job wakes who tells it"),
     ("delivery", "api", "a Provider is resolved from its spec"),
