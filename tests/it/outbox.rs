@@ -47,12 +47,8 @@ enum Call {
 }
 
 fn calls(crashes: u32) -> impl Strategy<Value = Vec<Call>> {
-    // The versions of an object are numbers or are not: of a mixture the order after a crash is not told.
-    let put =
-        (0..2u8, 0..3u8, any::<bool>(), 1..6u64, 0..3u8).prop_map(|(provider, about, is_slot, version, words)| {
-            let version = (about > 0).then_some(version);
-            Put { provider, about, is_slot, version, words }
-        });
+    let put = (0..2u8, 0..3u8, any::<bool>(), prop::option::of(1..6u64), 0..3u8)
+        .prop_map(|(provider, about, is_slot, version, words)| Put { provider, about, is_slot, version, words });
     let call = prop_oneof![
         8 => prop::collection::vec(put, 1..4).prop_map(Call::Put),
         6 => (0..8usize).prop_map(Call::Claim),
