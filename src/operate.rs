@@ -24,7 +24,7 @@ pub fn run(command: &OutboxCommand, path: Option<&Path>, clock: &dyn Clock) -> a
     let path = path_of(path, true).context("--outbox-path is empty: an outbox in memory cannot be looked at")?;
     let reader = Reader::open(&path).context(
         "run this where the controller runs, for example: kubectl -n flux-system exec \
-         deploy/notification-controller -- herald outbox ls",
+         deploy/notification-controller -- /herald outbox ls",
     )?;
     let mut out = io::stdout().lock();
     match *command {
