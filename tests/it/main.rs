@@ -25,6 +25,7 @@ mod manifests;
 mod matching;
 mod metrics;
 mod network;
+mod operate;
 mod order;
 mod outbox;
 mod tables;

@@ -1,0 +1,92 @@
+//! `herald outbox` as an operator types it, beside a controller that runs and after it has ended.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::scene::{Scene, TOKEN, forge, git, token};
+use crate::support::app::DEADLINE;
+use crate::support::flux::{alert, kustomization_event, sha};
+use crate::support::forge::Fault;
+use crate::support::wait;
+
+/// What `herald outbox …` printed, on standard output when it worked and else on standard error.
+async fn outbox(path: &Path, args: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
+    command.arg("outbox").args(args).arg("--outbox-path").arg(path);
+    let output =
+        tokio::task::spawn_blocking(move || command.output().expect("the binary starts")).await.expect("it ends");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+/// The number of the only job, and its line.
+async fn only(path: &Path) -> (String, String) {
+    let listed = outbox(path, &["ls"]).await.expect("it works");
+    let mut lines = listed.lines();
+    assert!(lines.next().is_some_and(|head| head.starts_with("ID ") && head.contains("LAST ERROR")), "{listed}");
+    let (line, None) = (lines.next().expect("a job"), lines.next()) else { panic!("more than one: {listed}") };
+    (line.split_whitespace().next().expect("a number").to_owned(), line.to_owned())
+}
+
+#[tokio::test]
+async fn what_waits_can_be_seen_tried_and_dropped() {
+    let (forge, dir) = (forge().await, tempfile::tempdir().expect("a folder"));
+    let path = dir.path().join("outbox.db");
+    let flag = format!("--outbox-path={}", path.display());
+    let manifests = [git("github", &forge), token(), alert("status", "git")];
+    let scene = Scene::with(forge, manifests, &[&flag]).await;
+    assert!(outbox(&path, &["ls"]).await.expect("it works").contains("nothing waits"));
+
+    // Nothing that Herald does by itself ends this wait.
+    scene.forge.fail(Fault::answer(403).body("no").every(1));
+    scene.post(&kustomization_event("web", &sha(1)).failed("BuildFailed")).await;
+    wait::until_ok(DEADLINE, "the failure to be on disk", || async {
+        let listed = outbox(&path, &["ls"]).await?;
+        if listed.contains("403") { Ok(()) } else { Err(listed) }
+    })
+    .await;
+    let (job, line) = only(&path).await;
+    for part in ["flux-system/git", "Kustomization/flux-system/web", "failure on", " in 9m"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    let shown = outbox(&path, &["show", &job]).await.expect("it works");
+    for part in [&sha(1), "build failed", "Tries       1", "answered 403"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(!shown.contains(TOKEN) && !line.contains(TOKEN));
+    let error = outbox(&path, &["show", "4711"]).await.expect_err("there is none");
+    assert!(error.contains("no job 4711") && error.contains("herald outbox ls"), "{error}");
+
+    // Dropped while the controller runs: the controller does it, and says so.
+    assert!(outbox(&path, &["drop", &job]).await.expect("it works").contains("given up"));
+    scene.herald.idle().await;
+    assert!(outbox(&path, &["ls"]).await.expect("it works").contains("nothing waits"));
+
+    // Tried when the vendor is mended, while it runs.
+    scene.post(&kustomization_event("api", &sha(2))).await;
+    wait::until_ok(DEADLINE, "the second failure to be on disk", || async {
+        let listed = outbox(&path, &["ls"]).await?;
+        if listed.contains("403") { Ok(()) } else { Err(listed) }
+    })
+    .await;
+    let (job, _) = only(&path).await;
+
+    // And after it has ended.
+    scene.herald.stop().await;
+    assert!(outbox(&path, &["retry", &job]).await.expect("it works").contains("tried now"));
+    let (_, line) = only(&path).await;
+    assert!(line.contains(" now "), "{line}");
+    assert!(outbox(&path, &["drop", &job]).await.expect("it works").contains("given up"));
+    assert!(outbox(&path, &["ls"]).await.expect("it works").contains("nothing waits"));
+}
+
+#[tokio::test]
+async fn what_is_no_outbox_is_said_to_be_none() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let missing = outbox(&dir.path().join("none.db"), &["ls"]).await.expect_err("there is none");
+    assert!(missing.contains("there is no outbox at") && missing.contains("kubectl"), "{missing}");
+    let other = dir.path().join("other.db");
+    std::fs::write(&other, "text").expect("it is written");
+    let other = outbox(&other, &["ls"]).await.expect_err("it is none");
+    assert!(other.contains("cannot read") || other.contains("is not an outbox"), "{other}");
+}
