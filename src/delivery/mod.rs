@@ -213,7 +213,8 @@ impl Delivery {
                 idle.await;
             }
         };
-        if tokio::time::timeout(grace, drained).await.is_err() {
+        // Before everything is known, what an earlier process left is not begun.
+        if inner.view.synced() && tokio::time::timeout(grace, drained).await.is_err() {
             tracing::warn!(logger = "delivery", "what was under way did not end in time");
         }
         inner.stopping.store(true, Ordering::SeqCst);
@@ -425,7 +426,7 @@ impl Inner {
         why.stands = fails && (canary || job.attempts + 1 >= report::PERSISTENT_AT_A_FAILING_HOST);
         let (pause, told) = match (&error, verdict(&error)) {
             (SendError::Held { pause, told, .. }, _) => (*pause, *told),
-            (_, Verdict::Later) => (verdict::backoff(job.attempts), false),
+            (_, Verdict::Later) => (verdict::backoff(verdict::tries_that_count(job.attempts, fails)), false),
             // It may be longer by now: others were told too.
             (_, Verdict::Wait(pause)) => (pass.waits().unwrap_or(pause).max(verdict::backoff(job.attempts)), true),
             (_, Verdict::Park(_)) => (pass.note(&error).unwrap_or_else(|| verdict::parked(job.attempts)), false),

@@ -83,6 +83,18 @@ pub fn backoff(attempts: u32) -> Duration {
     Duration::from_secs_f64(span * fastrand::f64())
 }
 
+/// The tries of a job that its next pause grows with. Where the host answers others, a job that failed a
+/// few times was unlucky and does not wait long; one that goes on failing is at fault itself.
+pub fn tries_that_count(attempts: u32, host_fails: bool) -> u32 {
+    /// Tries with a pause of no more than four seconds.
+    const UNLUCKY: u32 = 8;
+    match attempts {
+        few if few < UNLUCKY && !host_fails => few.min(2),
+        many if !host_fails => many - UNLUCKY + 3,
+        attempts => attempts,
+    }
+}
+
 /// The pause of a parked job: 10 minutes, doubling to an hour. Permissions are often mended at the
 /// vendor, where Herald cannot see it.
 pub fn parked(attempts: u32) -> Duration {
@@ -235,6 +247,13 @@ mod tests {
         ] {
             assert_eq!(verdict(&error), expected, "{source}");
         }
+    }
+
+    #[test]
+    fn an_unlucky_job_waits_less_than_one_at_a_host_that_fails() {
+        let counts = |fails| [0, 1, 2, 3, 7, 8, 9, 10, 100].map(|attempts| tries_that_count(attempts, fails));
+        assert_eq!(counts(false), [0, 1, 2, 2, 2, 3, 4, 5, 95]);
+        assert_eq!(counts(true), [0, 1, 2, 3, 7, 8, 9, 10, 100]);
     }
 
     #[test]
