@@ -79,8 +79,11 @@ async fn the_installed_permissions_are_enough() {
         forge.fail(Fault::answer(422).writes());
         assert_eq!(herald.post(&in_namespace(kustomization_event("web", &sha(number)), &space)).await, 202);
         space.event("Alert", "all", "NotificationDispatchFailed", number - 1).await;
-        herald.post(&in_namespace(kustomization_event("web", &sha(number + 10)), &space)).await;
-        space.in_order("Alert", "all").await;
+        if number == 2 {
+            // Only once: an object's conditions are written six times a minute at most.
+            herald.post(&in_namespace(kustomization_event("web", &sha(number + 10)), &space)).await;
+            space.in_order("Alert", "all").await;
+        }
     }
     herald.stop().await;
 }
