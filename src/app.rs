@@ -354,9 +354,9 @@ fn tell_of_outbox(metrics: &Metrics, outbox: &Arc<dyn Outbox>, view: &Arc<dyn Vi
             let mut held = BTreeMap::from([(["waiting", ""], (0, None)), (["under_way", ""], (0, None))]);
             for (provider, of) in outbox.held() {
                 let view = view.provider_by_uid(&provider);
-                let row = view.as_ref().and_then(|view| vendors::row(&view.provider.spec.kind));
+                let kind = view.map_or("", |view| vendors::label(&view.provider.spec.kind));
                 let state = if of.under_way { "under_way" } else { "waiting" };
-                let (count, oldest) = held.entry([state, row.map_or("", |row| row.name)]).or_default();
+                let (count, oldest) = held.entry([state, kind]).or_default();
                 *count += of.count as u64;
                 *oldest = (*oldest).into_iter().chain([of.oldest]).min();
             }

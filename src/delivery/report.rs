@@ -138,14 +138,30 @@ impl fmt::Display for Why {
     }
 }
 
+/// A line about a job's Alert.
+macro_rules! about_alert {
+    ($level:ident, $new:expr, $message:literal $(, $field:ident = $value:expr)*) => {
+        tracing::$level!(
+            logger = "delivery",
+            controllerKind = "Alert",
+            name = %$new.alert.name,
+            namespace = %$new.alert.namespace,
+            alert = alert($new),
+            provider = %$new.provider,
+            object = %$new.object,
+            $($field = $value,)*
+            $message
+        )
+    };
+}
+
 impl Inner {
     /// The job is over; `why` when it failed.
     pub(super) fn report(&self, job: &Job, outcome: Outcome, why: Option<&Why>) {
         let new = &job.new;
         let now = self.clock.now();
         let view = self.view.provider_by_uid(new.subject.provider());
-        let row = view.as_ref().and_then(|view| vendors::row(&view.provider.spec.kind));
-        let kind = row.map_or("", |row| row.name);
+        let kind = view.map_or("", |view| vendors::label(&view.provider.spec.kind));
         let took = now.saturating_duration_since(new.stamp.arrived);
         self.metrics.notification(outcome, kind);
         if outcome == Outcome::Delivered {
@@ -158,20 +174,15 @@ impl Inner {
         let seconds = took.as_secs_f64();
         macro_rules! line {
             ($level:ident, $message:literal $(, $field:ident = $value:expr)*) => {
-                tracing::$level!(
-                    logger = "delivery",
-                    controllerKind = "Alert",
-                    name = %new.alert.name,
-                    namespace = %new.alert.namespace,
-                    alert = alert(new),
-                    provider = %new.provider,
-                    object = %new.object,
+                about_alert!(
+                    $level,
+                    new,
+                    $message,
                     outcome = outcome.label(),
-                    state,
-                    commit,
-                    seconds,
-                    $($field = $value,)*
-                    $message
+                    state = state,
+                    commit = commit,
+                    seconds = seconds
+                    $(, $field = $value)*
                 )
             };
         }
@@ -198,18 +209,13 @@ impl Inner {
             && let Some(unsaid) =
                 self.telling.quiet.admit(About::Alert(new.alert.clone()), why.reason, self.clock.now())
         {
-            tracing::warn!(
-                logger = "delivery",
-                controllerKind = "Alert",
-                name = %new.alert.name,
-                namespace = %new.alert.namespace,
-                alert = alert(new),
-                provider = %new.provider,
-                object = %new.object,
+            about_alert!(
+                warn,
+                new,
+                "notification not delivered yet, will try again",
                 retryInSeconds = pause.as_secs(),
                 notLogged = unsaid,
-                error = why.to_string(),
-                "notification not delivered yet, will try again"
+                error = why.to_string()
             );
         }
         let stands = why.stands || pause >= LONG || job.attempts + 1 >= PERSISTENT;

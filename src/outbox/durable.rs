@@ -134,12 +134,11 @@ struct Left {
 
 /// Reads what an earlier process left into the order.
 fn take_up(store: &mut Store, queue: &mut Queue, repeats: Duration, times: &Times) -> anyhow::Result<Left> {
-    let since = |span: Duration| times.wall() - i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-    for (slot, stamp) in store.said_since(since(Stamp::VERSION_WINDOW), times)?.into_iter().rev() {
+    for (slot, stamp) in store.said_since(times.before(Stamp::VERSION_WINDOW), times)?.into_iter().rev() {
         queue.remember_slot(slot, stamp);
     }
     let jobs = store.jobs()?;
-    let mut messages: Vec<_> = store.messages_since(since(repeats))?;
+    let mut messages: Vec<_> = store.messages_since(times.before(repeats))?;
     let waiting = jobs.iter().filter_map(|row| row.record.as_ref().ok());
     messages.extend(waiting.filter_map(|record| Some((record.repeat?, record.arrived))));
     messages.sort_by_key(|(_, at)| *at);

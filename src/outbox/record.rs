@@ -149,9 +149,13 @@ impl Times {
         self.wall
     }
 
+    /// The wall clock's time so long ago.
+    pub fn before(&self, span: Duration) -> i64 {
+        self.wall.saturating_sub(millis(span))
+    }
+
     /// An instant on the wall clock.
     pub fn wall_of(&self, at: Instant) -> i64 {
-        let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         match at.checked_duration_since(self.now) {
             Some(ahead) => self.wall.saturating_add(millis(ahead)),
             None => self.wall.saturating_sub(millis(self.now - at)),
@@ -165,6 +169,10 @@ impl Times {
         let at = if wall > self.wall { self.now.checked_add(span) } else { self.now.checked_sub(span) };
         at.unwrap_or(self.now)
     }
+}
+
+fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

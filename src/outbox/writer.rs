@@ -317,9 +317,9 @@ impl Writer {
     }
 
     fn sweep(&self) {
-        let now = self.shared.clock.wall().as_millisecond();
-        let before = |span: Duration| now.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX));
-        let swept = self.store.forget(before(self.retention), before(self.repeat_interval), now).and_then(|()| {
+        let times = Times::of(&*self.shared.clock);
+        let (said, messages) = (times.before(self.retention), times.before(self.repeat_interval));
+        let swept = self.store.forget(said, messages, times.wall()).and_then(|()| {
             while self.store.fill()? > FILL && self.store.forget_oldest(ROWS_FOR_ROOM)? > 0 {}
             Ok(())
         });

@@ -56,6 +56,11 @@ pub fn row(name: &str) -> Option<&'static Row> {
     TABLE.iter().find(|row| row.name == name)
 }
 
+/// A Provider type as a label of metrics, which must not take every word; empty when it is not built.
+pub fn label(name: &str) -> &'static str {
+    row(name).map_or("", |row| row.name)
+}
+
 /// A service ready to be told.
 pub enum Service {
     /// It takes states of commits.

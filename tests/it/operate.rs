@@ -28,6 +28,16 @@ async fn only(path: &Path) -> (String, String) {
     (line.split_whitespace().next().expect("a number").to_owned(), line.to_owned())
 }
 
+/// The same, once its failure is on disk.
+async fn refused(path: &Path) -> (String, String) {
+    wait::until_ok(DEADLINE, "the failure to be on disk", || async {
+        let listed = outbox(path, &["ls"]).await?;
+        if listed.contains("403") { Ok(()) } else { Err(listed) }
+    })
+    .await;
+    only(path).await
+}
+
 #[tokio::test]
 async fn what_waits_can_be_seen_tried_and_dropped() {
     let (forge, dir) = (forge().await, tempfile::tempdir().expect("a folder"));
@@ -40,12 +50,7 @@ async fn what_waits_can_be_seen_tried_and_dropped() {
     // Nothing that Herald does by itself ends this wait.
     scene.forge.fail(Fault::answer(403).body("no").every(1));
     scene.post(&kustomization_event("web", &sha(1)).failed("BuildFailed")).await;
-    wait::until_ok(DEADLINE, "the failure to be on disk", || async {
-        let listed = outbox(&path, &["ls"]).await?;
-        if listed.contains("403") { Ok(()) } else { Err(listed) }
-    })
-    .await;
-    let (job, line) = only(&path).await;
+    let (job, line) = refused(&path).await;
     for part in ["flux-system/git", "Kustomization/flux-system/web", "failure on", " in 9m"] {
         assert!(line.contains(part), "{part}: {line}");
     }
@@ -64,12 +69,7 @@ async fn what_waits_can_be_seen_tried_and_dropped() {
 
     // Tried when the vendor is mended, while it runs.
     scene.post(&kustomization_event("api", &sha(2))).await;
-    wait::until_ok(DEADLINE, "the second failure to be on disk", || async {
-        let listed = outbox(&path, &["ls"]).await?;
-        if listed.contains("403") { Ok(()) } else { Err(listed) }
-    })
-    .await;
-    let (job, _) = only(&path).await;
+    let (job, _) = refused(&path).await;
 
     // And after it has ended.
     scene.herald.stop().await;
