@@ -23,7 +23,7 @@ fn main() -> ExitCode {
             return ExitCode::from(if wrong_value { 1 } else { u8::try_from(error.exit_code()).unwrap_or(2) });
         }
     };
-    logging::init(cli.log_level, cli.log_encoding);
+    let Ok(_rest) = logging::init(cli.log_level, cli.log_encoding) else { return ExitCode::FAILURE };
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

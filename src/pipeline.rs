@@ -17,7 +17,7 @@ use crate::delivery::troubles::About;
 use crate::matching::gate::{self, Marks, Skip};
 use crate::matching::{CompiledAlert, SharedIndex, match_event};
 use crate::ops::metrics::{Metrics, Outcome};
-use crate::outbox::{Fate, NewJob, Outbox, PutError, RepeatKey, Stamp, Subject};
+use crate::outbox::{Fate, NewJob, Outbox, PutError, Receipt, RepeatKey, Stamp, Subject};
 use crate::vendors::{self, Row};
 use crate::view::{LabelsView, ObjectLabels, ProviderView, View};
 
@@ -55,7 +55,7 @@ pub enum Answer {
 
 impl Pipeline {
     /// Takes one event, its metadata already cleaned.
-    pub async fn accept(&self, event: &Event) -> Answer {
+    pub async fn accept(self: &Arc<Self>, event: &Event) -> Answer {
         if !self.view.synced() {
             return Answer::Unavailable("Alerts and Providers are not all known yet");
         }
@@ -107,31 +107,38 @@ impl Pipeline {
             return Answer::Accepted;
         }
         let everything = jobs.len() == matched.len();
-        match self.outbox.put(jobs).await {
-            Ok(receipt) => {
-                self.delivery.wake();
+        // A sender that hangs up takes this future with it; what is on disk by then is delivered and
+        // counted all the same.
+        let stored = tokio::spawn(self.clone().store(jobs, kinds)).await;
+        // It ends without an answer only with the process, or by a bug that was printed.
+        match stored.unwrap_or(Err(PutError::Closed)) {
+            Ok(fates) => {
                 count_skips();
-                let mut repeats = 0;
-                for ((fate, replaced), kind) in receipt.fates.iter().zip(&receipt.replaced).zip(&kinds) {
-                    for _ in 0..*replaced {
-                        self.metrics.notification(Outcome::Superseded, kind);
-                    }
-                    match fate {
-                        Fate::Stored => {}
-                        Fate::Superseded => self.metrics.notification(Outcome::Superseded, kind),
-                        Fate::Repeat => {
-                            repeats += 1;
-                            self.metrics.notification(Outcome::Unchanged, kind);
-                        }
-                    }
-                }
-                let repeat = everything && repeats == receipt.fates.len();
+                let repeat = everything && fates.iter().all(|fate| *fate == Fate::Repeat);
                 if repeat { Answer::Repeat } else { Answer::Accepted }
             }
             Err(PutError::Full) => Answer::Unavailable("as many notifications wait as may"),
             Err(PutError::Unwritable) => Answer::Unavailable("the outbox cannot be written"),
             Err(PutError::Closed) => Answer::Unavailable("Herald is stopping"),
         }
+    }
+
+    /// Puts jobs into the outbox, wakes `delivery`, and counts those that end here; `kinds` are the types of
+    /// their Providers.
+    async fn store(self: Arc<Self>, jobs: Vec<NewJob>, kinds: Vec<&'static str>) -> Result<Vec<Fate>, PutError> {
+        let Receipt { fates, replaced } = self.outbox.put(jobs).await?;
+        self.delivery.wake();
+        for ((fate, replaced), kind) in fates.iter().zip(replaced).zip(kinds) {
+            for _ in 0..replaced {
+                self.metrics.notification(Outcome::Superseded, kind);
+            }
+            match fate {
+                Fate::Stored => {}
+                Fate::Superseded => self.metrics.notification(Outcome::Superseded, kind),
+                Fate::Repeat => self.metrics.notification(Outcome::Unchanged, kind),
+            }
+        }
+        Ok(fates)
     }
 
     /// The labels of an event's object, where an Alert selects by them.

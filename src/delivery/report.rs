@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use serde_json::json;
+use serde::Serialize;
 
 use super::Inner;
 use super::resolve::ResolveError;
@@ -298,8 +298,15 @@ fn abouts(new: &NewJob) -> [About; 2] {
 
 /// The Alert as the peer's lines have it.
 fn alert(new: &NewJob) -> String {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Alert<'a> {
+        name: &'a str,
+        namespace: &'a str,
+        provider_name: &'a str,
+    }
     let Key { namespace, name } = &new.alert;
-    json!({"name": &**name, "namespace": &**namespace, "providerName": &*new.provider.name}).to_string()
+    serde_json::to_string(&Alert { name, namespace, provider_name: &new.provider.name }).unwrap_or_default()
 }
 
 /// Which lines were said lately, and how many of their like were not since.

@@ -3,6 +3,7 @@
 //! terminal (`--log-encoding=console`).
 
 use std::fmt;
+use std::io::Write;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -15,6 +16,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::lines::Lines;
+pub use super::lines::Rest;
 use crate::clock::{Clock, SystemClock};
 use crate::compose::text;
 
@@ -61,9 +64,15 @@ pub enum LogLevel {
     Error,
 }
 
-/// Starts logging to standard error. Later calls in one process have no effect.
-pub fn init(level: LogLevel, encoding: Encoding) {
-    let _ = subscriber(level, encoding, std::io::stderr).try_init();
+/// Starts logging to standard error; what is logged last is written when what this gives is dropped.
+/// Later calls in one process have no effect.
+///
+/// # Errors
+/// There can be no thread that writes.
+pub fn init(level: LogLevel, encoding: Encoding) -> std::io::Result<Rest> {
+    let (lines, rest) = Lines::to(std::io::stderr())?;
+    let _ = subscriber(level, encoding, lines).try_init();
+    Ok(rest)
 }
 
 /// What [`init`] starts, with another writer; for tests.
@@ -78,13 +87,13 @@ where
         LogLevel::Error => (Level::WARN, Level::ERROR),
     };
     let filter = Targets::new().with_default(theirs).with_target("herald", ours);
-    let layer = tracing_subscriber::fmt::layer().event_format(Lines(encoding)).with_writer(writer);
+    let layer = tracing_subscriber::fmt::layer().event_format(Format(encoding)).with_writer(writer);
     tracing_subscriber::registry().with(filter).with(layer)
 }
 
-struct Lines(Encoding);
+struct Format(Encoding);
 
-impl<S, N> FormatEvent<S, N> for Lines
+impl<S, N> FormatEvent<S, N> for Format
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -93,31 +102,39 @@ where
         let mut fields = Fields::default();
         event.record(&mut fields);
         let metadata = event.metadata();
-        let ts = SystemClock.wall().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
+        let ts = SystemClock.wall();
         match self.0 {
             Encoding::Json => {
                 let logger = fields.logger.as_deref().unwrap_or_else(|| metadata.target());
-                let mut line = format!("{{\"level\":\"{}\",\"ts\":\"{ts}\"", level(metadata.level()));
-                for (name, value) in [("logger", logger), ("msg", &fields.message)] {
-                    push(&mut line, name, &encoded(value));
-                }
+                let mut line = Vec::with_capacity(1024);
+                line.extend_from_slice(b"{\"level\":\"");
+                line.extend_from_slice(level(metadata.level()).as_bytes());
+                // Three digits of a second, always.
+                let _ = write!(line, "\",\"ts\":\"{ts:.3}\"");
+                push(&mut line, "", "logger", logger);
+                push(&mut line, "", "msg", &fields.message);
                 for (name, value) in &fields.rest {
                     let prefix = if OWN_KEYS.contains(name) { "field." } else { "" };
-                    let name = format!("{prefix}{name}");
-                    let value = match value {
-                        Value::String(json) if JSON_KEYS.contains(&&*name) && is_json(json) => json.clone(),
-                        value => encoded(value),
-                    };
-                    if line.len() + name.len() + value.len() < MAX_LINE {
-                        push(&mut line, &name, &value);
-                    } else if line.len() + name.len() + 6 * SHORT_FIELD < MAX_LINE {
-                        push(&mut line, &name, &encoded(&text::cut(&value, SHORT_FIELD)));
+                    let before = line.len();
+                    match value {
+                        Value::String(json) if JSON_KEYS.contains(name) && is_json(json) => {
+                            key(&mut line, prefix, name);
+                            line.extend_from_slice(json.as_bytes());
+                        }
+                        value => push(&mut line, prefix, name, value),
+                    }
+                    if line.len() >= MAX_LINE {
+                        line.truncate(before);
+                        if before + name.len() + 6 * SHORT_FIELD < MAX_LINE {
+                            push(&mut line, prefix, name, &text::cut(&value.to_string(), SHORT_FIELD));
+                        }
                     }
                 }
-                writeln!(out, "{line}}}")
+                line.push(b'}');
+                writeln!(out, "{}", String::from_utf8_lossy(&line))
             }
             Encoding::Console => {
-                write!(out, "{ts} {:<5} {}", level(metadata.level()), fields.message)?;
+                write!(out, "{ts:.3} {:<5} {}", level(metadata.level()), fields.message)?;
                 for (name, value) in &fields.rest {
                     write!(out, " {name}={value}")?;
                 }
@@ -132,15 +149,18 @@ fn is_json(text: &str) -> bool {
     serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
 }
 
-/// Adds one key and its value, already JSON.
-fn push(line: &mut String, name: &str, value: &str) {
+/// Adds one key.
+fn key(line: &mut Vec<u8>, prefix: &str, name: &str) {
     // Names are written in our code, or are identifiers in a library's.
-    line.extend([",\"", name, "\":", value]);
+    [",\"", prefix, name, "\":"].iter().for_each(|part| line.extend_from_slice(part.as_bytes()));
 }
 
-/// As JSON. Printing a `Value` says the same several times slower, a character at a time.
-fn encoded<T: Serialize + ?Sized>(value: &T) -> String {
-    serde_json::to_string(value).unwrap_or_default()
+/// Adds one key and its value, as JSON. Printing a `Value` says the same several times slower, a character
+/// at a time.
+fn push<T: Serialize + ?Sized>(line: &mut Vec<u8>, prefix: &str, name: &str, value: &T) {
+    key(line, prefix, name);
+    // Text and numbers can always be written.
+    let _ = serde_json::to_writer(line, value);
 }
 
 /// The level's word; a warning is `info` with an `error` field in Flux's vocabulary.
@@ -162,8 +182,10 @@ struct Fields {
 }
 
 impl Fields {
-    fn text(&mut self, field: &Field, value: &str) {
-        let value = text::cut(value, MAX_FIELD);
+    fn text(&mut self, field: &Field, mut value: String) {
+        if value.len() > MAX_FIELD {
+            value = text::cut(&value, MAX_FIELD);
+        }
         match field.name() {
             "message" => self.message = value,
             "logger" => self.logger = Some(value),
@@ -176,7 +198,7 @@ impl Fields {
     fn value(&mut self, field: &Field, value: Value) {
         match field.name() {
             name if TEXT_KEYS.contains(&name) || ["message", "logger"].contains(&name) => {
-                self.text(field, &value.to_string());
+                self.text(field, value.to_string());
             }
             name => self.rest.push((name, value)),
         }
@@ -185,11 +207,11 @@ impl Fields {
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.text(field, &format!("{value:?}"));
+        self.text(field, format!("{value:?}"));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.text(field, value);
+        self.text(field, value.to_owned());
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
@@ -242,7 +264,7 @@ mod tests {
     /// What is printed, as JSON, and how long the line is.
     fn printed(say: impl FnOnce()) -> (Value, usize) {
         let buffer = Buffer::default();
-        let layer = tracing_subscriber::fmt::layer().event_format(Lines(Encoding::Json)).with_writer(buffer.clone());
+        let layer = tracing_subscriber::fmt::layer().event_format(Format(Encoding::Json)).with_writer(buffer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), say);
         let text = String::from_utf8(buffer.0.lock().clone()).expect("text");
         assert_eq!(text.matches('\n').count(), 1, "{text}");

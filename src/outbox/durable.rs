@@ -15,7 +15,7 @@ use tokio::sync::{Notify, oneshot};
 use super::file::{self, Lock};
 use super::queue::{Incoming, Queue};
 use super::record::{self, Times};
-use super::store::Store;
+use super::store::{self, Store};
 use super::writer::{Call, Calls, Shared, Writer};
 use super::{
     Counts, Fate, Held, Job, JobId, Limits, May, NewJob, Operation, Outbox, PutError, Receipt, Retry, Said, Settled,
@@ -49,11 +49,11 @@ pub struct DurableOutbox {
 }
 
 impl DurableOutbox {
-    /// Opens the file and takes up what an earlier process left. A file that cannot be used is set
+    /// Opens the file and takes up what an earlier process left. A file that can never be used is set
     /// aside, and a fresh one is started.
     ///
     /// # Errors
-    /// Another process uses the file, it is on a network file system, or it cannot be made.
+    /// Another process uses the file, it is on a network file system, or it cannot be made or read now.
     pub fn open(options: Options, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let Options { path, max_bytes, retention, limits, sync_delay } = options;
         file::prepare(&path)?;
@@ -66,11 +66,18 @@ impl DurableOutbox {
         });
         let (store, left) = match opened {
             Ok(opened) => opened,
+            // It is as it should be, and cannot be used just now: what waits in it must not be given up.
+            Err(error) if !store::is_unusable(&error) => {
+                let advice = "nothing in it was changed; free room on its disk, see who else uses it and who may \
+                              write there, or give another path";
+                return Err(error.context(format!("--outbox-path: cannot use {}: {advice}", path.display())));
+            }
             Err(error) => {
                 let aside = file::set_aside(&path)
                     .with_context(|| format!("--outbox-path: cannot set {} aside", path.display()))?;
                 tracing::error!(
-                    logger = "outbox", path = %path.display(), aside = %aside.display(), error = %format!("{error:#}"),
+                    logger = "outbox", path = %path.display(), aside = ?aside.map(|aside| aside.display().to_string()),
+                    error = %format!("{error:#}"),
                     "the outbox's file cannot be used; it was set aside and a fresh one is started. What waited in \
                      it is not told"
                 );
@@ -107,7 +114,8 @@ impl DurableOutbox {
             retention,
             repeat_interval: limits.repeat_interval,
             sync_delay,
-            worked: true,
+            failing: None,
+            whole: true,
             runtime: tokio::runtime::Handle::try_current().ok(),
             backlog: left.needless.into_iter().map(Call::Forget).collect(),
         };

@@ -113,9 +113,13 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Moves a file that cannot be used out of the way, for people to look at. Only the last one is
-/// kept: a disk that spoils files must not be filled with them.
-pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
+/// Moves a file that cannot be used out of the way, for people to look at; where it is then. Only the
+/// last one is kept: a disk that spoils files must not be filled with them. An empty one is `None`: it
+/// must not take the place of one that people want to look at.
+pub fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
+    if fs::metadata(path)?.len() == 0 {
+        return Ok(None);
+    }
     let aside = beside(path, ".unusable");
     fs::rename(path, &aside)?;
     for suffix in ["-wal", "-shm"] {
@@ -124,7 +128,7 @@ pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
             _ => {}
         }
     }
-    Ok(aside)
+    Ok(Some(aside))
 }
 
 #[cfg(test)]
@@ -145,6 +149,19 @@ mod tests {
         let error = refuse_network(0x6969, Path::new("/data")).expect_err("NFS").to_string();
         assert!(error.contains("/data is on NFS") && error.contains("emptyDir"), "{error}");
         refuse_network(0xEF53, Path::new("/data")).expect("ext4 is fine");
+    }
+
+    #[test]
+    fn an_empty_file_takes_no_place_aside() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("outbox.db");
+        let aside = |text: &str| {
+            fs::write(&path, text).expect("it is written");
+            set_aside(&path).expect("it works")
+        };
+        let first = aside("jobs").expect("there is something in it");
+        assert_eq!(aside(""), None);
+        assert_eq!(fs::read_to_string(first).expect("it is there"), "jobs");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! The outbox's tables, in SQLite: what is read when Herald starts, and the few statements that are
 //! run afterwards. Owned by the writing thread; `herald outbox` reads the same file.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
 
 use super::fingerprint::Fingerprint;
 use super::record::{self, Record, Times};
@@ -97,6 +98,38 @@ pub struct Row {
     pub why: Option<String>,
 }
 
+/// Why a file can never be used, however often it is tried.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unusable {
+    #[error("it is damaged: {0}")]
+    Damaged(String),
+    #[error("it is the file of another program")]
+    Foreign,
+    #[error("a later Herald wrote it (version {0} of its tables)")]
+    Later(usize),
+}
+
+fn ensure(holds: bool, otherwise: impl FnOnce() -> Unusable) -> Result<(), Unusable> {
+    if holds { Ok(()) } else { Err(otherwise()) }
+}
+
+/// Whether SQLite's error says that the file itself is bad. A full disk, a want of permission or somebody
+/// else's lock says nothing of the kind.
+pub(super) fn is_bad(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
+    // Unknown is SQLite's word for a statement that makes no sense: the tables are not ours.
+    let bad = [ErrorCode::DatabaseCorrupt, ErrorCode::NotADatabase, ErrorCode::Unknown];
+    match error.sqlite_error_code() {
+        Some(code) => bad.contains(&code),
+        None => matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..)),
+    }
+}
+
+/// Whether an error of opening a file says that this one can never be used.
+pub(super) fn is_unusable(error: &anyhow::Error) -> bool {
+    error.is::<Unusable>() || error.downcast_ref().is_some_and(is_bad)
+}
+
 /// The file, open for writing.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -107,6 +140,10 @@ pub(super) struct Store {
 /// The most the write-ahead log is let grow before its pages go into the file.
 const LOG_BYTES: u64 = 16 << 20;
 
+/// Pages in the log at which they go into the file: a page that is written many times, as those of jobs
+/// are, is then copied once. With what one transaction adds this stays below [`LOG_BYTES`].
+const LOG_PAGES: u32 = 3000;
+
 /// How long a writer waits for an operator's command to get out of the way.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -116,12 +153,12 @@ impl Store {
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(BUSY)?;
         let whole: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-        anyhow::ensure!(whole == "ok", "it is damaged: {whole}");
+        ensure(whole == "ok", || Unusable::Damaged(whole.clone()))?;
         let id: i32 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
         let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-        anyhow::ensure!(id == APPLICATION_ID || tables == 0, "it is the file of another program");
+        ensure(id == APPLICATION_ID || tables == 0, || Unusable::Foreign)?;
         let version: usize = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        anyhow::ensure!(version <= MIGRATIONS.len(), "a later Herald wrote it (version {version} of its tables)");
+        ensure(version <= MIGRATIONS.len(), || Unusable::Later(version))?;
 
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
@@ -133,8 +170,11 @@ impl Store {
             transaction.execute_batch(step)?;
             transaction.pragma_update(None, "user_version", taken + 1)?;
         }
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        if id != APPLICATION_ID {
+            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        }
         transaction.commit()?;
+        connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
         connection.set_prepared_statement_cache_capacity(16);
         Ok(Self { connection, synced: true })
     }
@@ -260,9 +300,10 @@ impl Writes<'_> {
         statement.execute(params![provider, until]).map(drop)
     }
 
-    /// Removes a job.
-    pub fn delete(&self, id: JobId) -> rusqlite::Result<()> {
-        self.0.prepare_cached("DELETE FROM jobs WHERE id = ?1")?.execute([id]).map(drop)
+    /// Removes the jobs with these numbers.
+    pub fn delete(&self, ids: RangeInclusive<JobId>) -> rusqlite::Result<()> {
+        let mut statement = self.0.prepare_cached("DELETE FROM jobs WHERE id BETWEEN ?1 AND ?2")?;
+        statement.execute([ids.start(), ids.end()]).map(drop)
     }
 
     /// A job is tried again at `due`.
@@ -285,7 +326,8 @@ impl Writes<'_> {
             said.status.state.to_string(),
             said.status.description,
             said.stamp.object,
-            said.stamp.version,
+            // SQLite's numbers have a sign, as etcd's revisions have; a larger one orders nothing.
+            said.stamp.version.and_then(|version| i64::try_from(version).ok()),
             said.arrived,
             said.at,
         ];

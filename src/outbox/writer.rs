@@ -2,6 +2,7 @@
 //! transaction with one sync, and answers all who waited: a sync costs the same for one as for a
 //! thousand. Started and fed by the durable outbox.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use super::file::{self, Lock};
 use super::queue::{Incoming, Queue};
 use super::record::{self, Times};
-use super::store::{SlotSaid, Store, Writes};
+use super::store::{self, SlotSaid, Store, Writes};
 use super::{Fate, Job, JobId, NewJob, Operation, PutError, Receipt, RepeatKey, Subject};
 use crate::clock::Clock;
 use crate::compose::Notice;
@@ -23,13 +24,17 @@ use crate::compose::Notice;
 /// Calls that share one transaction at most: what keeps the first of them from waiting for ever.
 const BATCH: usize = 2048;
 
-/// How long callers are waited for that shared the last transaction and are likely to come again. A
-/// sync takes longer.
-const AGAIN: Duration = Duration::from_micros(200);
+/// How long callers are waited for at most that shared the last transactions and are likely to come
+/// again: as long as the sync they spare, but no longer than this.
+const AGAIN: Duration = Duration::from_millis(1);
 
-/// How often what nobody waits for is written, the file is looked at for wishes of operators, and a
-/// failed write is tried again.
+/// How often what nobody waits for is written, and the file is looked at for wishes of operators. What
+/// ended in that time is written at once: jobs that came one after the other go in one sweep.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How long a file that could not be written is let be. Whoever comes meanwhile is refused for the same
+/// reason, and nothing is tried over and over.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// How often what is old is forgotten.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -76,9 +81,9 @@ impl Call {
     /// lost. A status is read at the vendor before it is told again.
     fn is_urgent(&self) -> bool {
         match self {
-            Call::Put { .. } | Call::Wait { .. } | Call::Flush(_) => true,
+            // In their order: the last pause of a job is the one that counts.
+            Call::Put { .. } | Call::PutOff { .. } | Call::Wait { .. } | Call::Flush(_) => true,
             Call::End { job, .. } => matches!(job.new.subject, Subject::Stream { .. }),
-            Call::PutOff { told, .. } => *told,
             Call::Forget(_) | Call::Remember(..) => false,
         }
     }
@@ -121,37 +126,59 @@ pub(super) struct Writer {
     pub others: Arc<Mutex<Vec<Call>>>,
     /// What is not written yet and nobody waits for.
     pub backlog: Vec<Call>,
-    /// The last write worked.
-    pub worked: bool,
+    /// Why the last write failed, and when the next one is tried.
+    pub failing: Option<(PutError, Instant)>,
+    /// The file holds every job that is held in memory: not so while a fresh one takes the place of one
+    /// that went bad.
+    pub whole: bool,
     pub data_version: i64,
     /// Where the callers wait, if that is a runtime.
     pub runtime: Option<tokio::runtime::Handle>,
 }
 
+/// What a caller of `put` brings.
+type Put = (Vec<NewJob>, Vec<Vec<u8>>, oneshot::Sender<Result<Receipt, PutError>>);
+
+/// Nothing is written once the thread is gone, were it by a panic.
+struct Unready(Arc<Shared>);
+
+impl Drop for Unready {
+    fn drop(&mut self) {
+        self.0.writes.store(false, Ordering::Relaxed);
+    }
+}
+
 impl Writer {
     /// Works until every sender of calls is gone.
     pub fn run(mut self, calls: &Receiver<Call>) {
+        let _unready = Unready(self.shared.clone());
         let mut swept = self.shared.clock.now();
         let mut ticked = swept;
-        let mut before = 0;
+        // Calls that are likely, and how long a transaction takes.
+        let (mut likely, mut took) = (0, Duration::ZERO);
         loop {
             let first = calls.recv_timeout(TICK);
             let quiet = matches!(first, Err(RecvTimeoutError::Timeout));
             let ends = matches!(first, Err(RecvTimeoutError::Disconnected));
             let mut batch: Vec<Call> = first.into_iter().collect();
             batch.extend(calls.try_iter().take(BATCH));
-            if !batch.is_empty() && batch.len() < before {
-                std::thread::sleep(AGAIN);
+            if !batch.is_empty() && batch.len() < likely {
+                std::thread::sleep(took.min(AGAIN));
                 batch.extend(calls.try_iter().take(BATCH));
             }
-            before = batch.len();
-            self.backlog.append(&mut self.others.lock());
+            likely = batch.len().max(likely - likely.div_ceil(8));
+            let began = self.shared.clock.now();
+            let ticks = quiet || ends || began.saturating_duration_since(ticked) >= TICK;
+            if ticks || batch.iter().any(|call| matches!(call, Call::Flush(_))) {
+                self.backlog.append(&mut self.others.lock());
+            }
             self.carry_out(batch);
+            let now = self.shared.clock.now();
+            took = now.saturating_duration_since(began);
             if ends {
                 return;
             }
-            let now = self.shared.clock.now();
-            if quiet || now.saturating_duration_since(ticked) >= TICK {
+            if ticks {
                 ticked = now;
                 self.hear_operators();
             }
@@ -172,56 +199,96 @@ impl Writer {
                 end => self.backlog.push(end),
             }
         }
-        let records: Vec<_> = puts.iter().flat_map(|(_, records, _)| records).collect();
-        if !records.is_empty() || !self.backlog.is_empty() {
-            let mut written = self.write(&records);
-            if matches!(&written, Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull)) {
-                match self.store.forget_oldest(ROWS_FOR_ROOM) {
-                    Ok(forgotten) if forgotten > 0 => written = self.write(&records),
-                    _ => {}
-                }
-            }
-            self.note(&written);
-            let answer = written.map_err(|error| match error.sqlite_error_code() {
-                Some(ErrorCode::DiskFull) => PutError::Full,
-                _ => PutError::Unwritable,
-            });
-            let mut answers = Vec::with_capacity(puts.len());
-            for (jobs, records, reply) in puts {
-                let bytes = records.iter().map(Vec::len).sum();
-                self.shared.queue.lock().keep_promise(jobs.len(), bytes);
-                answers.push((reply, answer.map(|()| self.accept(jobs, &records))));
-            }
-            let send = || {
-                for (reply, answer) in answers {
-                    // Whoever went away meanwhile is told nothing; what it brought is kept.
-                    let _ = reply.send(answer);
-                }
+        if !puts.is_empty() || !self.backlog.is_empty() || !self.whole {
+            let now = self.shared.clock.now();
+            let refused = match self.failing {
+                // Somebody stops and wants to know.
+                Some((error, until)) if now < until && flushes.is_empty() => Err(error),
+                _ => self.try_to_write(&puts.iter().flat_map(|(_, records, _)| records).collect::<Vec<_>>()),
             };
-            match &self.runtime {
-                // One thread of the runtime is woken for all of them, not one for each.
-                Some(runtime) => drop(runtime.spawn(async { send() })),
-                None => send(),
-            }
+            self.answer(puts, refused);
+        }
+        if self.failing.is_some() && !flushes.is_empty() {
+            tracing::error!(
+                logger = "outbox",
+                path = %self.path.display(),
+                "the outbox cannot be written: what was told in the last moments may be told once more"
+            );
         }
         for reply in flushes {
             let _ = reply.send(());
         }
     }
 
+    /// Takes what is on disk into the order, and answers those who brought it.
+    fn answer(&mut self, puts: Vec<Put>, written: Result<(), PutError>) {
+        let shared = self.shared.clone();
+        let mut queue = shared.queue.lock();
+        let mut answers = Vec::with_capacity(puts.len());
+        for (jobs, records, reply) in puts {
+            queue.keep_promise(jobs.len(), records.iter().map(Vec::len).sum());
+            answers.push((reply, written.map(|()| self.accept(&mut queue, jobs, &records))));
+        }
+        drop(queue);
+        let send = || {
+            for (reply, answer) in answers {
+                // Whoever went away meanwhile is told nothing; what it brought is kept.
+                let _ = reply.send(answer);
+            }
+        };
+        match &self.runtime {
+            // One thread of the runtime is woken for all of them, not one for each.
+            Some(runtime) => drop(runtime.spawn(async { send() })),
+            None => send(),
+        }
+    }
+
+    /// Writes, with what can be done when there is no room.
+    fn try_to_write(&mut self, records: &[&Vec<u8>]) -> Result<(), PutError> {
+        let is_full = |written: &rusqlite::Result<()>| matches!(written, Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull));
+        let mut written = self.write(records);
+        if is_full(&written) && matches!(self.store.forget_oldest(ROWS_FOR_ROOM), Ok(forgotten) if forgotten > 0) {
+            written = self.write(records);
+        }
+        self.note(&written);
+        if written.is_err() && !self.whole {
+            written = self.write(records);
+            self.note(&written);
+        }
+        let answer = written.map_err(|error| match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => PutError::Full,
+            _ => PutError::Unwritable,
+        });
+        self.failing = answer.err().map(|error| (error, self.shared.clock.now() + PAUSE));
+        if answer == Err(PutError::Full) && !records.is_empty() && self.write(&[]).is_ok() {
+            // What ended makes room for what comes next.
+            self.failing = None;
+        }
+        if self.failing.is_some() {
+            self.backlog = last_of_each(std::mem::take(&mut self.backlog));
+        }
+        answer
+    }
+
     /// One transaction: what ended and what is new.
     fn write(&mut self, records: &[&Vec<u8>]) -> rusqlite::Result<()> {
         let times = Times::of(&*self.shared.clock);
         let (backlog, first) = (&self.backlog, self.next_id);
-        self.store.write(!records.is_empty(), |writes| {
+        let all = if self.whole { Vec::new() } else { self.shared.queue.lock().all() };
+        self.store.write(!records.is_empty() || !all.is_empty(), |writes| {
+            for job in &all {
+                writes.insert(job.id, &record::encode(&job.new, &times), job.attempts)?;
+            }
             for end in backlog {
                 write_end(writes, end, &times)?;
             }
+            delete(writes, backlog)?;
             for (record, id) in records.iter().zip(first..) {
                 writes.insert(id, record, 0)?;
             }
             Ok(())
         })?;
+        self.whole = true;
         self.backlog.clear();
         if !records.is_empty() && !self.sync_delay.is_zero() {
             std::thread::sleep(self.sync_delay);
@@ -230,9 +297,8 @@ impl Writer {
     }
 
     /// The batch is on disk: it can be claimed.
-    fn accept(&mut self, jobs: Vec<NewJob>, records: &[Vec<u8>]) -> Receipt {
+    fn accept(&mut self, queue: &mut Queue, jobs: Vec<NewJob>, records: &[Vec<u8>]) -> Receipt {
         let mut receipt = Receipt::default();
-        let mut queue = self.shared.queue.lock();
         for (new, record) in jobs.into_iter().zip(records) {
             let id = self.next_id;
             self.next_id += 1;
@@ -252,45 +318,39 @@ impl Writer {
     fn note(&mut self, written: &rusqlite::Result<()>) {
         let full = matches!(written, Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull));
         self.shared.writes.store(written.is_ok() || full, Ordering::Relaxed);
-        let worked = std::mem::replace(&mut self.worked, written.is_ok());
         let path = self.path.display();
         match written {
-            Ok(()) if worked => {}
+            Ok(()) if self.failing.is_none() => {}
             Ok(()) => tracing::info!(logger = "outbox", %path, "the outbox can be written again"),
             Err(error) => {
-                if worked {
+                if self.failing.is_none() {
                     tracing::error!(
                         logger = "outbox", %path, %error,
                         "the outbox cannot be written: events are refused with 503 and their senders come again; \
                          is the disk full?"
                     );
                 }
-                // Unknown is SQLite's word for a statement that makes no sense: the tables are not ours.
-                let bad = [ErrorCode::DatabaseCorrupt, ErrorCode::NotADatabase, ErrorCode::Unknown];
-                if error.sqlite_error_code().is_some_and(|code| bad.contains(&code)) {
+                if store::is_bad(error) {
                     self.replace();
                 }
             }
         }
     }
 
+    /// Puts a fresh file in the place of one that went bad; the next write fills it with what is held.
     fn replace(&mut self) {
         let replaced = file::set_aside(&self.path).map_err(anyhow::Error::from).and_then(|aside| {
             file::prepare(&self.path)?;
             self.store = Store::open(&self.path, self.max_bytes)?;
+            self.whole = false;
             self.data_version = self.store.data_version()?;
-            let times = Times::of(&*self.shared.clock);
-            let jobs = self.shared.queue.lock().all();
-            self.store.write(true, |writes| {
-                jobs.iter().try_for_each(|job| writes.insert(job.id, &record::encode(&job.new, &times), job.attempts))
-            })?;
-            Ok((aside, jobs.len()))
+            Ok(aside)
         });
         let path = self.path.display();
         match replaced {
-            Ok((aside, jobs)) => tracing::error!(
-                logger = "outbox", %path, aside = %aside.display(), jobs,
-                "the outbox's file was damaged while it was in use; it was set aside, and a fresh one holds what waits"
+            Ok(aside) => tracing::error!(
+                logger = "outbox", %path, aside = ?aside.map(|aside| aside.display().to_string()),
+                "the outbox's file was damaged while it was in use; it was set aside, and a fresh one takes what waits"
             ),
             Err(error) => tracing::error!(
                 logger = "outbox", %path, error = %format!("{error:#}"),
@@ -329,10 +389,35 @@ impl Writer {
     }
 }
 
+/// Of each job only the last that is to be written of it, so that what waits for a disk has its bound in the
+/// number of jobs.
+fn last_of_each(backlog: Vec<Call>) -> Vec<Call> {
+    let mut seen = HashSet::new();
+    let counts = |call: &Call| match call {
+        Call::PutOff { job, .. } | Call::End { job, .. } => seen.insert(job.id),
+        _ => true,
+    };
+    let mut kept: Vec<Call> = backlog.into_iter().rev().filter(counts).collect();
+    kept.reverse();
+    kept
+}
+
+/// Deletes the jobs that are over, those with numbers in a row at once.
+fn delete(writes: &Writes<'_>, backlog: &[Call]) -> rusqlite::Result<()> {
+    let over = |call: &Call| match call {
+        Call::End { job, .. } => Some(job.id),
+        Call::Forget(id) => Some(*id),
+        _ => None,
+    };
+    let mut ids: Vec<JobId> = backlog.iter().filter_map(over).collect();
+    ids.sort_unstable();
+    ids.chunk_by(|id, next| next - id <= 1).try_for_each(|row| writes.delete(row[0]..=row[row.len() - 1]))
+}
+
+/// Writes what is to be kept of a call.
 fn write_end(writes: &Writes<'_>, end: &Call, times: &Times) -> rusqlite::Result<()> {
     match end {
         Call::End { job, said } => {
-            writes.delete(job.id)?;
             if let (true, Subject::Slot(slot), Notice::CommitStatus(status)) =
                 (*said, &job.new.subject, &job.new.notice)
             {
@@ -349,12 +434,43 @@ fn write_end(writes: &Writes<'_>, end: &Call, times: &Times) -> rusqlite::Result
             }
             Ok(())
         }
-        Call::Forget(id) => writes.delete(*id),
         Call::Remember(key, at) => writes.remember(key, times.wall_of(*at)),
         Call::PutOff { job, due, told, why } => {
             writes.put_off(job.id, job.attempts + 1, times.wall_of(*due), *told, why)
         }
         Call::Wait { provider, until } => writes.wait(provider, times.wall_of(*until)),
-        Call::Put { .. } | Call::Flush(_) => Ok(()),
+        Call::Forget(_) | Call::Put { .. } | Call::Flush(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Key;
+    use crate::clock::TurnedClock;
+    use crate::outbox::Stamp;
+
+    #[test]
+    fn what_waits_for_a_disk_has_a_bound() {
+        let now = TurnedClock::new().now();
+        let job = |id| {
+            let subject = Subject::Stream { provider: "p".into(), about: "a".into() };
+            let stamp = Stamp { object: "uid".into(), version: None, arrived: now };
+            let notice = Notice::Event(Box::default());
+            let (provider, alert) = (Key::new("ns", "provider"), Key::new("ns", "alert"));
+            let new = NewJob { subject, stamp, notice, provider, alert, object: "o".into(), repeat: None };
+            Arc::new(Job { id, new, attempts: 0 })
+        };
+        let put_off = |id| Call::PutOff { job: job(id), due: now, told: false, why: String::new() };
+        let end = |id| Call::End { job: job(id), said: true };
+        let calls = vec![put_off(1), put_off(2), Call::Forget(7), put_off(1), put_off(2), end(1), Call::Forget(8)];
+        let shown = |call: &Call| match call {
+            Call::PutOff { job, .. } => format!("put off {}", job.id),
+            Call::End { job, .. } => format!("end {}", job.id),
+            Call::Forget(id) => format!("forget {id}"),
+            _ => "other".to_owned(),
+        };
+        let left: Vec<_> = last_of_each(calls).iter().map(shown).collect();
+        assert_eq!(left, ["forget 7", "put off 2", "end 1", "forget 8"]);
     }
 }

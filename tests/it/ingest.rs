@@ -7,15 +7,17 @@ use clap::Parser;
 use herald::api::Event;
 use herald::app::{App, Source};
 use herald::cli::Cli;
+use herald::ops::metrics::Outcome;
 use proptest::prelude::*;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::scene::{Scene, forge, git, token};
-use crate::support::app::Herald;
+use crate::support::app::{DEADLINE, Herald};
 use crate::support::flux::{Folder, alert, kustomization_event, sha};
 use crate::support::forge::Fault;
+use crate::support::wait;
 
 const MAX_BODY: usize = 3 * 1024 * 1024;
 
@@ -233,6 +235,20 @@ async fn senders_come_again_when_the_outbox_is_full() {
     assert_eq!(wire.post(&second).await.status, 202);
     // One read more than commits: the first one hung.
     scene.end(3, 2).await;
+}
+
+#[tokio::test]
+async fn what_a_sender_brought_that_hangs_up_is_told_and_counted() {
+    let forge = forge().await;
+    let manifests = [git("github", &forge), token(), alert("all", "git")];
+    // Long enough that the sender is gone before its event is on disk.
+    let scene = Scene::with(forge, manifests, &["--outbox-sync-delay=300ms"]).await;
+    let body = kustomization_event("web", &sha(1)).to_string();
+    let mut wire = Wire::to(&scene.herald).await;
+    wire.send(format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+    drop(wire);
+    wait::until(DEADLINE, "it is told", || async { (scene.ended(Outcome::Delivered) == 1).then_some(()) }).await;
+    scene.end(1, 1).await;
 }
 
 #[tokio::test]

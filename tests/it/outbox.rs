@@ -524,6 +524,41 @@ fn a_file_that_cannot_be_used_is_set_aside() {
 }
 
 #[test]
+fn a_file_that_cannot_be_used_just_now_is_left_as_it_is() {
+    let (_dir, clock, path) = place();
+    let outbox = open(&path, &clock);
+    block_on(outbox.put(vec![new_job(status(1), 1, clock.now())])).expect("there is room");
+    drop(outbox);
+    // SQLite can open neither, as when the disk has no room for them.
+    for suffix in ["-wal", "-shm"] {
+        let in_the_way = PathBuf::from(format!("{}{suffix}", path.display()));
+        std::os::unix::fs::symlink("nowhere/to/be/found", &in_the_way).expect("it is made");
+        let error = DurableOutbox::open(options(path.clone(), LIMITS), clock.clone()).err().expect("refused");
+        let error = format!("{error:#}");
+        assert!(error.contains("nothing in it was changed") && error.contains("unable to open"), "{error}");
+        assert!(!PathBuf::from(format!("{}.unusable", path.display())).exists());
+        fs::remove_file(in_the_way).expect("it is there");
+    }
+    assert_eq!(open(&path, &clock).counts().held, 1, "what waited in it goes on");
+}
+
+#[test]
+fn a_version_that_no_etcd_gives_spoils_nothing() {
+    let (_dir, clock, path) = place();
+    let outbox = open(&path, &clock);
+    let mut job = new_job(status(1), 1, clock.now());
+    job.stamp.version = Some(u64::MAX);
+    block_on(outbox.put(vec![job])).expect("there is room");
+    let job = outbox.claim(clock.now(), 1).pop().expect("it waits");
+    outbox.settle(&job, clock.now(), Settlement::Said);
+    block_on(outbox.finish());
+    block_on(outbox.put(vec![new_job(status(2), 2, clock.now())])).expect("it can be written");
+    assert!(outbox.writes());
+    drop(outbox);
+    assert_eq!(open(&path, &clock).counts().held, 1, "the first is over");
+}
+
+#[test]
 fn a_file_that_goes_bad_in_use_is_replaced_by_what_is_in_memory() {
     let (_dir, clock, path) = place();
     let outbox = open(&path, &clock);
