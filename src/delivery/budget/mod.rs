@@ -1,0 +1,300 @@
+//! Whether a request may go out now (rules R8 and R9): waits that vendors named, refusals, GitHub's
+//! limits, and hosts that fail. `delivery` asks before it claims a job, `outbound` before each request
+//! and tells what came of it; `resolve` gives each Provider its [`Pass`].
+//!
+//! | what | shared by Providers with the same | ends |
+//! |---|---|---|
+//! | a wait that the vendor named | credential and host | by time, 65 minutes at most |
+//! | a refused credential (401, 407, a sign-in page) | credential and host | when the Provider or a Secret of it changes |
+//! | a refused repository (403, 404, …) | credential, host and repository | by one canary that works: after 10 minutes, doubling to an hour |
+//! | limits of our own, at github.com and ghe.com | credential and host | never |
+//! | a host that fails | host, and the way to it: TLS, proxy, timeout | by one canary that is answered: one every 10 s |
+//!
+//! A credential is known by a fingerprint with a key of this process, and is kept nowhere. What is
+//! kept is bounded by the Providers there are, and by the waits that run.
+
+mod account;
+mod host;
+mod pace;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::{hmac, rand};
+use parking_lot::Mutex;
+
+use self::account::Account;
+pub use self::account::Canary;
+use self::host::Host;
+use super::verdict::{self, Verdict};
+use crate::clock::Clock;
+use crate::outbound::{Gate, SendError};
+
+/// How long a Provider that finds no room is left aside; it is asked again sooner when there is some.
+const NO_ROOM: Duration = Duration::from_secs(1);
+
+/// The budgets of all.
+pub struct Budget {
+    clock: Arc<dyn Clock>,
+    key: hmac::Key,
+    accounts: Mutex<HashMap<[u8; 32], Arc<Mutex<Account>>>>,
+    hosts: Mutex<HashMap<[u8; 32], Arc<Mutex<Host>>>>,
+}
+
+/// What of a Provider tells its budget from others'.
+#[derive(Clone, Debug)]
+pub struct Caller<'a> {
+    /// UID of the Provider.
+    pub provider: Arc<str>,
+    /// Host and port; in lower case.
+    pub host: &'a str,
+    /// Everything that the vendor knows a caller by: tokens, users, passwords, secret addresses.
+    pub credential: &'a [&'a [u8]],
+    /// The way to the host: what makes it fail for one Provider and work for another.
+    pub route: &'a [&'a [u8]],
+    /// The repository there.
+    pub repository: Arc<str>,
+}
+
+/// A Provider's part in the budgets. Tells `outbound` whether a request may go out.
+pub struct Pass {
+    clock: Arc<dyn Clock>,
+    provider: Arc<str>,
+    repository: Arc<str>,
+    account: Arc<Mutex<Account>>,
+    host: Arc<Mutex<Host>>,
+}
+
+/// Leave for one job.
+#[must_use]
+pub struct Ticket {
+    pass: Arc<Pass>,
+    canary: bool,
+}
+
+/// Who may be asked for again when a job ended.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Freed {
+    /// Providers that found no room.
+    pub release: Vec<Arc<str>>,
+    /// Providers whose jobs wait for another try, of which there is hope now.
+    pub wake: Vec<Arc<str>>,
+}
+
+impl Budget {
+    /// Nothing is known yet.
+    pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+        let mut key = [0; 32];
+        rand::fill(&mut key).expect("the system has random numbers");
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+        Arc::new(Self { clock, key, accounts: Mutex::default(), hosts: Mutex::default() })
+    }
+
+    /// A Provider's part.
+    pub fn pass(&self, identity: &Caller<'_>) -> Arc<Pass> {
+        let now = self.clock.now();
+        let host = identity.host.as_bytes();
+        let account = {
+            let mut accounts = self.accounts.lock();
+            // What nobody uses is forgotten, but not that it must be left alone.
+            accounts.retain(|_, account| Arc::strong_count(account) > 1 || account.lock().waits(now).is_some());
+            let id = self.fingerprint(host, identity.credential);
+            accounts.entry(id).or_insert_with(|| Arc::new(Mutex::new(Account::at(identity.host, now)))).clone()
+        };
+        let host = {
+            let mut hosts = self.hosts.lock();
+            hosts.retain(|_, host| Arc::strong_count(host) > 1);
+            hosts.entry(self.fingerprint(host, identity.route)).or_default().clone()
+        };
+        let (provider, repository) = (identity.provider.clone(), identity.repository.clone());
+        Arc::new(Pass { clock: self.clock.clone(), provider, repository, account, host })
+    }
+
+    fn fingerprint(&self, host: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.key);
+        for part in [host].iter().chain(parts) {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        context.sign().as_ref().try_into().expect("SHA-256 has 32 bytes")
+    }
+
+    /// The Provider or a Secret of it changed: what was refused may be granted now. Waits stand.
+    pub fn forget_refusals(&self, provider: &str) {
+        for account in self.accounts.lock().values() {
+            account.lock().forget_refusals(provider);
+        }
+    }
+}
+
+/// Takes so many out.
+fn take(from: &mut HashSet<Arc<str>>, count: usize) -> Vec<Arc<str>> {
+    if count >= from.len() {
+        return from.drain().collect();
+    }
+    let some: Vec<_> = from.iter().take(count).cloned().collect();
+    some.iter().for_each(|provider| {
+        from.remove(provider);
+    });
+    some
+}
+
+impl Pass {
+    /// Asks leave for a job.
+    ///
+    /// # Errors
+    /// Not now; ask again then, or when the Provider is [`Freed`].
+    pub fn admit(self: &Arc<Self>) -> Result<Ticket, Instant> {
+        let now = self.clock.now();
+        let mut account = self.account.lock();
+        let mut host = self.host.lock();
+        if let Some(wait) = account.waits(now) {
+            return Err(wait.until);
+        }
+        host.has_room(&self.provider, now)?;
+        account.admit(&self.provider, now)?;
+        let canary = host.begin(now);
+        Ok(Ticket { pass: self.clone(), canary })
+    }
+
+    /// Asks whether the like of a job was refused.
+    ///
+    /// # Errors
+    /// It was: [`SendError::Held`].
+    pub fn check(&self) -> Result<Canary<'_>, SendError> {
+        Account::check(&self.account, &self.provider, &self.repository, self.clock.now())
+    }
+
+    /// Why its like is left alone, for a job that was let through a moment ago.
+    pub fn held(&self) -> Option<SendError> {
+        self.account.lock().held(&self.repository, self.clock.now())
+    }
+
+    /// Notes what came of a job when that concerns its like; how long these are left alone.
+    pub fn note(&self, error: &SendError) -> Option<Duration> {
+        self.account.lock().note(error, &self.provider, &self.repository, self.clock.now())
+    }
+
+    /// How long nothing may be sent, because the vendor said so.
+    pub fn waits(&self) -> Option<Duration> {
+        let now = self.clock.now();
+        Some(self.account.lock().waits(now)?.until - now)
+    }
+
+    /// Whether the host is left alone but for canaries, and whether one is under way.
+    pub fn host_fails(&self) -> (bool, bool) {
+        self.host.lock().fails()
+    }
+
+    /// A job was delivered: nothing of its like is refused any more. Gives the Providers that held
+    /// some back.
+    pub fn worked(&self) -> Vec<Arc<str>> {
+        self.account.lock().worked(&self.repository)
+    }
+
+    /// The vendor wants nothing until then, as an earlier process was told.
+    pub fn wait(&self, until: Instant) {
+        self.account.lock().restore_wait(until);
+    }
+
+    /// A wait that was told and is not kept for another process yet; given once.
+    pub fn unsaved_wait(&self) -> Option<(Instant, SendError)> {
+        self.account.lock().unsaved_wait(self.clock.now())
+    }
+}
+
+impl Gate for Pass {
+    fn enter(&self) -> Result<(), SendError> {
+        let now = self.clock.now();
+        match self.account.lock().waits(now) {
+            None => Ok(()),
+            Some(wait) => {
+                Err(SendError::Held { pause: wait.until - now, told: true, because: Box::new(wait.because.clone()) })
+            }
+        }
+    }
+
+    fn answered(&self, error: Option<&SendError>, pause: Option<Duration>) {
+        let now = self.clock.now();
+        let told = match error.map(verdict::verdict) {
+            None => pause,
+            Some(Verdict::Wait(pause)) => Some(pause),
+            Some(_) => None,
+        };
+        self.account.lock().answered(error, told, now);
+        self.host.lock().answered(error, told.is_some(), &self.provider, now);
+    }
+}
+
+impl Ticket {
+    /// The job ended; `wrote`: it may have changed something at the vendor.
+    pub fn end(self, wrote: bool) -> Freed {
+        let release = self.pass.account.lock().end(wrote);
+        let mut freed = Freed { release, wake: Vec::new() };
+        self.pass.host.lock().end(self.canary, &mut freed);
+        freed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::TurnedClock;
+
+    pub(super) const SECOND: Duration = Duration::from_secs(1);
+    pub(super) const MINUTE: Duration = Duration::from_secs(60);
+
+    pub(super) struct Scene {
+        pub clock: Arc<TurnedClock>,
+        pub budget: Arc<Budget>,
+    }
+
+    impl Scene {
+        pub fn new() -> Self {
+            let clock = TurnedClock::new();
+            Self { budget: Budget::new(clock.clone()), clock }
+        }
+
+        pub fn pass(&self, provider: &str, host: &str, token: &str) -> Arc<Pass> {
+            self.budget.pass(&Caller {
+                provider: provider.into(),
+                host,
+                credential: &[token.as_bytes()],
+                route: &[],
+                repository: "acme/fleet".into(),
+            })
+        }
+
+        /// How long until this Provider may be asked for again; nothing when it may go now.
+        pub fn left(&self, pass: &Arc<Pass>) -> Duration {
+            match pass.admit() {
+                Ok(ticket) => {
+                    ticket.end(false);
+                    Duration::ZERO
+                }
+                Err(until) => until - self.clock.now(),
+            }
+        }
+    }
+
+    pub(super) fn status(code: u16, seconds: Option<u64>, body: &str) -> SendError {
+        SendError::Status {
+            status: http::StatusCode::from_u16(code).expect("valid"),
+            retry_after: seconds.map(Duration::from_secs),
+            body: body.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_credential_is_kept_nowhere() {
+        let scene = Scene::new();
+        let _pass = scene.pass("one", "git.example.org", "planted-credential");
+        let kept: Vec<_> = scene.budget.accounts.lock().keys().copied().collect();
+        assert_eq!(kept.len(), 1);
+        assert!(!kept[0].windows(8).any(|part| b"planted-credential".windows(8).any(|plain| plain == part)));
+        let other = Scene::new();
+        let _pass = other.pass("one", "git.example.org", "planted-credential");
+        assert!(!other.budget.accounts.lock().contains_key(&kept[0]), "the key is the process' own");
+    }
+}
