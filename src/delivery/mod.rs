@@ -13,6 +13,7 @@ pub mod resolve;
 pub mod troubles;
 mod verdict;
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -144,6 +145,14 @@ impl Delivery {
     /// What goes wrong now.
     pub fn troubles(&self) -> &Arc<Troubles> {
         &self.0.telling.troubles
+    }
+
+    /// What vendors say is left of their limits, by host: the least of what their credentials have. 64
+    /// hosts at most, and `other` for the rest and for those whose names stand in Secrets. What is given
+    /// back keeps nothing else of the stage: its metrics may hold it.
+    pub fn limits_left(&self) -> impl Fn() -> BTreeMap<Arc<str>, u64> + Send + Sync + use<> {
+        let budget = self.0.resolver.budget().clone();
+        move || budget.left()
     }
 
     /// A Provider or a Secret of it changed: what waits for it is tried now.

@@ -10,19 +10,30 @@ use parking_lot::Mutex;
 use super::pace::{GITHUB_AT_ONCE, Pace};
 use super::{NO_ROOM, take};
 use crate::delivery::verdict::{self, Scope, Verdict};
-use crate::outbound::SendError;
+use crate::outbound::{Left, SendError};
 
 /// A job that waits for a change is looked at this often, for its deadline.
 const LOOK: Duration = Duration::from_secs(3600);
 
+/// What is left of a limit counts this long where the vendor does not say when the limit begins anew:
+/// the longest period of those we know (GitHub, Bitbucket Cloud).
+const LEFT_COUNTS: Duration = Duration::from_secs(3600);
+
+/// And no longer than this, whatever it says.
+const LEFT_COUNTS_LONGEST: Duration = Duration::from_secs(24 * 3600);
+
 /// A credential at a host.
 #[derive(Debug, Default)]
 pub(super) struct Account {
+    /// The host's name, where everybody may read it.
+    pub host: Option<Arc<str>>,
     wait: Option<Wait>,
     /// Waits in a row whose length the vendor did not name.
     unnamed: u32,
     refusals: HashMap<Scope, Refusal>,
     pace: Option<Pace>,
+    /// What the vendor last said is left of its limit, and until when that counts.
+    left: Option<(u64, Instant)>,
     under_way: usize,
     /// Providers that found no room.
     waiting: HashSet<Arc<str>>,
@@ -104,6 +115,16 @@ impl Account {
             let pause = (pause * doubled).min(verdict::LONGEST_WAIT);
             self.wait(now + pause, error.cloned().unwrap_or(SendError::AskedToWait));
         }
+    }
+
+    /// An answer says what is left of the vendor's limit.
+    pub fn note_left(&mut self, left: Left, now: Instant) {
+        self.left = Some((left.requests, now + left.resets.unwrap_or(LEFT_COUNTS).min(LEFT_COUNTS_LONGEST)));
+    }
+
+    /// What is left of the vendor's limit, if it said so and the limit did not begin anew since.
+    pub fn left(&self, now: Instant) -> Option<u64> {
+        self.left.filter(|(_, until)| *until > now).map(|(left, _)| left)
     }
 
     // === Room for a job ===

@@ -17,7 +17,7 @@ mod account;
 mod host;
 mod pace;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ pub use self::account::Canary;
 use self::host::Host;
 use super::verdict::{self, Verdict};
 use crate::clock::Clock;
-use crate::outbound::{Gate, SendError};
+use crate::outbound::{Gate, Left, SendError};
 
 /// How long a Provider that finds no room is left aside; it is asked again sooner when there is some.
 const NO_ROOM: Duration = Duration::from_secs(1);
@@ -49,6 +49,8 @@ pub struct Caller<'a> {
     pub provider: Arc<str>,
     /// Host and port; in lower case.
     pub host: &'a str,
+    /// Whether everybody may read the host's name: not when it stands in a Secret.
+    pub is_public: bool,
     /// Everything that the vendor knows a caller by: tokens, users, passwords, secret addresses.
     pub credential: &'a [&'a [u8]],
     /// The way to the host: what makes it fail for one Provider and work for another.
@@ -65,6 +67,12 @@ pub struct Pass {
     account: Arc<Mutex<Account>>,
     host: Arc<Mutex<Host>>,
 }
+
+/// Hosts that [`Budget::left`] tells apart.
+const MAX_HOSTS: usize = 64;
+
+/// The rest of them, and those whose names are nobody's business.
+const OTHER: &str = "other";
 
 /// Leave for one job.
 #[must_use]
@@ -100,7 +108,12 @@ impl Budget {
             // What nobody uses is forgotten, but not that it must be left alone.
             accounts.retain(|_, account| Arc::strong_count(account) > 1 || account.lock().waits(now).is_some());
             let id = self.fingerprint(host, identity.credential);
-            accounts.entry(id).or_insert_with(|| Arc::new(Mutex::new(Account::at(identity.host, now)))).clone()
+            let new = || Arc::new(Mutex::new(Account::at(identity.host, now)));
+            let account = accounts.entry(id).or_insert_with(new).clone();
+            if identity.is_public {
+                account.lock().host.get_or_insert_with(|| identity.host.into());
+            }
+            account
         };
         let host = {
             let mut hosts = self.hosts.lock();
@@ -109,6 +122,29 @@ impl Budget {
         };
         let (provider, repository) = (identity.provider.clone(), identity.repository.clone());
         Arc::new(Pass { clock: self.clock.clone(), provider, repository, account, host })
+    }
+
+    /// What vendors say is left of their limits, by host: of several credentials there, the least. Hosts
+    /// that no Provider names are left out, and so is what was said of a period that is over.
+    pub fn left(&self) -> BTreeMap<Arc<str>, u64> {
+        let now = self.clock.now();
+        let (mut hosts, mut others) = (BTreeMap::new(), Vec::new());
+        for account in self.accounts.lock().values().filter(|account| Arc::strong_count(account) > 1) {
+            let account = account.lock();
+            let Some(left) = account.left(now) else { continue };
+            match &account.host {
+                Some(host) => {
+                    let least = hosts.entry(host.clone()).or_insert(left);
+                    *least = left.min(*least);
+                }
+                None => others.push(left),
+            }
+        }
+        while hosts.len() > MAX_HOSTS {
+            others.extend(hosts.pop_last().map(|(_, left)| left));
+        }
+        hosts.extend(others.into_iter().min().map(|left| (OTHER.into(), left)));
+        hosts
     }
 
     fn fingerprint(&self, host: &[u8], parts: &[&[u8]]) -> [u8; 32] {
@@ -225,6 +261,10 @@ impl Gate for Pass {
         self.account.lock().answered(error, told, now);
         self.host.lock().answered(error, told.is_some(), &self.provider, now);
     }
+
+    fn left(&self, left: Left) {
+        self.account.lock().note_left(left, self.clock.now());
+    }
 }
 
 impl Ticket {
@@ -260,6 +300,7 @@ mod tests {
             self.budget.pass(&Caller {
                 provider: provider.into(),
                 host,
+                is_public: !host.starts_with("secret"),
                 credential: &[token.as_bytes()],
                 route: &[],
                 repository: "acme/fleet".into(),
@@ -284,6 +325,47 @@ mod tests {
             retry_after: seconds.map(Duration::from_secs),
             body: body.to_owned(),
         }
+    }
+
+    #[test]
+    fn what_is_left_of_a_limit_is_told_by_host_for_as_long_as_it_counts() {
+        let scene = Scene::new();
+        let told = |pass: &Pass, requests, seconds: Option<u64>| {
+            pass.left(crate::outbound::Left { requests, resets: seconds.map(Duration::from_secs) });
+        };
+        let left = || scene.budget.left().into_iter().map(|(host, left)| (host.to_string(), left)).collect::<Vec<_>>();
+        let of = |host: &str, left| (host.to_owned(), left);
+        let one = scene.pass("one", "git.example.org", "token");
+        let other = scene.pass("other", "git.example.org", "another");
+        let elsewhere = scene.pass("elsewhere", "example.org", "token");
+        let hidden = scene.pass("hidden", "secret.example.org", "token");
+        assert_eq!(left(), [], "nobody said anything");
+        told(&one, 7, Some(30));
+        told(&other, 9, Some(60));
+        told(&elsewhere, 1, Some(u64::MAX));
+        told(&elsewhere, 4000, None);
+        told(&hidden, 3, None);
+        assert_eq!(left(), [of("example.org", 4000), of("git.example.org", 7), of("other", 3)]);
+        told(&one, 6, Some(30));
+        assert_eq!(left()[1].1, 6, "what was said last counts");
+        scene.clock.turn(30 * SECOND);
+        assert_eq!(left()[1].1, 9, "the limit of the first began anew");
+        drop(other);
+        assert_eq!(left(), [of("example.org", 4000), of("other", 3)], "no Provider has the credential any more");
+        drop(hidden);
+        scene.clock.turn(60 * MINUTE);
+        assert_eq!(left(), []);
+
+        let all: Vec<_> = (0..MAX_HOSTS as u64 + 6)
+            .map(|number| {
+                let pass = scene.pass("many", &format!("{number:03}.example.org"), "token");
+                told(&pass, 100 + number, None);
+                pass
+            })
+            .collect();
+        let seen = left();
+        assert_eq!((seen.len(), &seen[MAX_HOSTS]), (MAX_HOSTS + 1, &of("other", 100 + MAX_HOSTS as u64)));
+        drop(all);
     }
 
     #[test]
