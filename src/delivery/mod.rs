@@ -81,7 +81,8 @@ struct Inner {
     telling: Telling,
     wake: Notify,
     under_way: AtomicUsize,
-    idle: Notify,
+    /// Told after each round of claims, for [`Delivery::drain`].
+    round: Notify,
     stopping: AtomicBool,
 }
 
@@ -124,7 +125,7 @@ impl Delivery {
             telling: Telling::default(),
             wake: Notify::new(),
             under_way: AtomicUsize::new(0),
-            idle: Notify::new(),
+            round: Notify::new(),
             stopping: AtomicBool::new(false),
         }))
     }
@@ -196,6 +197,7 @@ impl Delivery {
                 inner.under_way.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(self.clone().carry(job, ticket));
             }
+            inner.round.notify_one();
             match inner.outbox.next_due() {
                 Some(due) => {
                     let pause = due.saturating_duration_since(inner.clock.now());
@@ -207,19 +209,19 @@ impl Delivery {
     }
 
     /// Works off what can be told within `grace`, then claims nothing more. What waits for a later
-    /// time stays in the outbox.
+    /// time stays in the outbox, and so does what is held until then: it is not waited for.
     pub async fn drain(&self, grace: Duration) {
         let inner = &self.0;
         let deadline = inner.clock.now() + grace;
         let drained = async {
             loop {
-                let idle = inner.idle.notified();
-                let counts = inner.outbox.counts();
-                let later = inner.outbox.next_due().is_none_or(|due| due > deadline);
-                if counts.claimed == 0 && counts.ready == 0 && later {
+                let round = inner.round.notified();
+                // Each job that ends brings a round.
+                let under_way = inner.outbox.counts().claimed > 0;
+                if !under_way && !inner.outbox.due_by(deadline).iter().any(|of| inner.may_go_by(of, deadline)) {
                     return;
                 }
-                idle.await;
+                round.await;
             }
         };
         // Before everything is known, what an earlier process left is not begun.
@@ -256,7 +258,6 @@ impl Delivery {
             freed.wake.iter().for_each(|provider| inner.outbox.wake(provider));
         }
         inner.under_way.fetch_sub(1, Ordering::SeqCst);
-        inner.idle.notify_one();
         self.wake();
     }
 }
@@ -298,6 +299,12 @@ impl Inner {
                 self.outbox.release(&view.provider.meta.uid);
             }
         }
+    }
+
+    /// Whether something may become of a Provider's jobs by then. Where nothing has to go out, it does.
+    fn may_go_by(&self, provider: &str, by: Instant) -> bool {
+        let pass = self.view.provider_by_uid(provider).and_then(|view| self.resolver.pass(&view)).flatten();
+        pass.is_none_or(|pass| pass.may_go_by(by))
     }
 
     /// Keeps the waits that an earlier process was told, as soon as their Providers are known.

@@ -1,6 +1,7 @@
 //! The outbox on disk: an order in memory, and a file that is written before a sender is answered.
 //! What `app` builds unless `--outbox-path` is empty.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -247,6 +248,10 @@ impl Outbox for DurableOutbox {
 
     fn next_due(&self) -> Option<Instant> {
         self.shared.queue.lock().next_due()
+    }
+
+    fn due_by(&self, by: Instant) -> HashSet<Arc<str>> {
+        self.shared.queue.lock().due_by(by)
     }
 
     fn distrust(&self, distrust: bool) {

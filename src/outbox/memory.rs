@@ -1,6 +1,7 @@
 //! The outbox in memory: the promises of the trait until the process ends. For `--outbox-path=` and
 //! for running without a cluster.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -91,6 +92,10 @@ impl Outbox for MemoryOutbox {
 
     fn next_due(&self) -> Option<Instant> {
         self.queue.lock().next_due()
+    }
+
+    fn due_by(&self, by: Instant) -> HashSet<Arc<str>> {
+        self.queue.lock().due_by(by)
     }
 
     fn distrust(&self, distrust: bool) {

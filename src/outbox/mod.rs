@@ -29,6 +29,7 @@ pub use queue::Limits;
 pub use repeats::{Kind, RepeatKey};
 pub use store::{Act, Reader, Row};
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -183,6 +184,10 @@ pub trait Outbox: Send + Sync + 'static {
     /// When the next waiting job becomes due, or a Provider may be asked for again; `None` when none
     /// waits for a time.
     fn next_due(&self) -> Option<Instant>;
+
+    /// UIDs of the Providers with a job that waits and is due by then, whether they may be told anything
+    /// by then or not. Looks at every job that is due by then.
+    fn due_by(&self, by: Instant) -> HashSet<Arc<str>>;
 
     /// Whether what is remembered of places may be out of date: others write there too. While it
     /// may, [`Outbox::said`] knows nothing; afterwards it begins anew.

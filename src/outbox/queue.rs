@@ -3,7 +3,7 @@
 //!
 //! Each call does a handful of map operations; time comes in with the call.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -521,6 +521,13 @@ impl Queue {
     pub fn next_due(&self) -> Option<Instant> {
         let held = self.held_lanes.first_key_value().map(|((until, _), _)| *until);
         self.delayed.first().map(|(due, _)| *due).into_iter().chain(held).min()
+    }
+
+    /// See [`super::Outbox::due_by`].
+    pub fn due_by(&self, by: Instant) -> HashSet<Arc<str>> {
+        let ready = self.lanes.iter().filter(|(_, lane)| !lane.ready.is_empty()).map(|(provider, _)| provider);
+        let delayed = self.delayed.range(..=(by, JobId::MAX)).filter_map(|(_, id)| self.delayed_subjects.get(id));
+        ready.chain(delayed.map(|(_, subject)| subject.provider())).cloned().collect()
     }
 
     /// See [`super::Outbox::held`].

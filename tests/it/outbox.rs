@@ -339,6 +339,10 @@ fn step(outbox: &dyn Outbox, model: &mut Model, clock: &TurnedClock, call: Call)
     let due =
         model.lines.values().filter(|line| !line.claimed && !line.jobs.is_empty()).filter_map(|line| line.due).min();
     assert_eq!(outbox.next_due(), due);
+    let soon = now + Duration::from_secs(20);
+    let due_by = model.lines.iter().filter(|(_, line)| !line.claimed && !line.jobs.is_empty());
+    let due_by = due_by.filter(|(_, line)| line.due.is_none_or(|due| due <= soon));
+    assert_eq!(outbox.due_by(soon), due_by.map(|((of, ..), _)| provider(*of)).collect());
 }
 
 /// Nothing is lost: what is left comes out, and then every job that was stored has ended, once.

@@ -201,6 +201,13 @@ impl Account {
         Some(SendError::Held { pause, told: false, because: Box::new(refusal.because.clone()) })
     }
 
+    /// Whether nothing of the like may be tried by then.
+    pub fn refuses(&self, repository: &Arc<str>, by: Instant) -> bool {
+        let scopes = scopes(repository);
+        let mut refusals = scopes.iter().filter_map(|scope| self.refusals.get(scope));
+        refusals.any(|refusal| refusal.until.is_none_or(|until| until > by))
+    }
+
     /// Notes what came of a job when that concerns its like; how long these are left alone. Those that
     /// were under way together count as one.
     pub fn note(

@@ -86,6 +86,11 @@ impl Host {
         canary
     }
 
+    /// Whether a job may go there by then, as far as is known.
+    pub fn may_go_by(&self, by: Instant) -> bool {
+        self.canary_at.is_none_or(|at| at <= by)
+    }
+
     /// See [`super::Pass::host_fails`].
     pub fn fails(&self) -> (bool, bool) {
         (self.canary_at.is_some(), self.canary)

@@ -194,6 +194,14 @@ impl Pass {
         Ok(Ticket { pass: self.clone(), canary })
     }
 
+    /// Whether a request may go out by then at all, as far as is known: not during a wait that ends
+    /// later, and neither while its like are refused, nor while the host fails, and the next canary goes
+    /// out later.
+    pub fn may_go_by(&self, by: Instant) -> bool {
+        let account = self.account.lock();
+        account.waits(by).is_none() && !account.refuses(&self.repository, by) && self.host.lock().may_go_by(by)
+    }
+
     /// Asks whether the like of a job was refused.
     ///
     /// # Errors
@@ -366,6 +374,28 @@ mod tests {
         let seen = left();
         assert_eq!((seen.len(), &seen[MAX_HOSTS]), (MAX_HOSTS + 1, &of("other", 100 + MAX_HOSTS as u64)));
         drop(all);
+    }
+
+    #[test]
+    fn what_is_held_for_longer_is_known_not_to_go() {
+        let scene = Scene::new();
+        let at = |seconds: u64| scene.clock.now() + Duration::from_secs(seconds);
+        let waits = scene.pass("waits", "git.example.org", "waits");
+        waits.answered(Some(&status(429, Some(30), "")), None);
+        assert!(!waits.may_go_by(at(29)) && waits.may_go_by(at(30)));
+
+        let refused = scene.pass("refused", "git.example.org", "refused");
+        assert!(refused.may_go_by(at(0)));
+        refused.note(&status(403, None, ""));
+        assert!(!refused.may_go_by(at(599)) && refused.may_go_by(at(600)));
+        refused.note(&status(401, None, ""));
+        assert!(!refused.may_go_by(at(100_000)), "a credential waits for a change");
+
+        let fails = scene.pass("fails", "example.org", "fails");
+        (0..3).for_each(|_| fails.answered(Some(&SendError::Timeout), None));
+        assert!(!fails.may_go_by(at(9)) && fails.may_go_by(at(10)));
+        fails.answered(None, None);
+        assert!(fails.may_go_by(at(0)));
     }
 
     #[test]
