@@ -34,7 +34,7 @@ use crate::clock::Clock;
 use crate::compose::{CommitStatus, Notice, text};
 use crate::ops::metrics::{Metrics, Outcome};
 use crate::outbound::SendError;
-use crate::outbox::{Act, Job, Operation, Outbox, Retry, Said, Settled, Settlement, Subject};
+use crate::outbox::{Act, Job, NewJob, Operation, Outbox, Retry, Said, Settled, Settlement, Subject};
 use crate::vendors::{Service, Statuses};
 use crate::view::View;
 
@@ -53,6 +53,12 @@ pub struct Deadlines {
 /// How late something is still told that had to wait for its turn: a try of its own that comes as the
 /// deadline passes is let be.
 const LATE: Duration = Duration::from_secs(60);
+
+/// How often it is looked for what waits past its deadline. A look takes some nanoseconds for each job.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Jobs that one look gives up at most; then it is looked again.
+const EXPIRE: usize = 1000;
 
 /// How often it is looked whether everything is known by now.
 const UNSYNCED: Duration = Duration::from_millis(50);
@@ -191,20 +197,20 @@ impl Delivery {
         while !inner.view.synced() && !inner.stopping.load(Ordering::SeqCst) {
             let _ = tokio::time::timeout(UNSYNCED, inner.wake.notified()).await;
         }
+        let mut look = inner.clock.now();
         while !inner.stopping.load(Ordering::SeqCst) {
             let woken = inner.wake.notified();
+            let now = inner.clock.now();
+            if now >= look {
+                look = if inner.expire() { now } else { now + LOOK };
+            }
             for (job, ticket) in inner.claim() {
                 inner.under_way.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(self.clone().carry(job, ticket));
             }
             inner.round.notify_one();
-            match inner.outbox.next_due() {
-                Some(due) => {
-                    let pause = due.saturating_duration_since(inner.clock.now());
-                    let _ = tokio::time::timeout(pause, woken).await;
-                }
-                None => woken.await,
-            }
+            let due = inner.outbox.next_due().map_or(look, |due| due.min(look));
+            let _ = tokio::time::timeout(due.saturating_duration_since(inner.clock.now()), woken).await;
         }
     }
 
@@ -333,9 +339,8 @@ impl Inner {
             Ok(ready) => ready,
             Err(error) => return self.again(job, verdict::parked(job.attempts), false, Why::resolving(error)),
         };
-        if self.age(job) > self.deadline(job) + LATE {
-            let why = Why::new("Expired", "it could not be sent before its deadline");
-            return Try::GivenUp(Outcome::Failed, why.after(job.attempts));
+        if self.is_late(&job.new) {
+            return Try::GivenUp(Outcome::Failed, Why::expired(None).after(job.attempts));
         }
         // Ends with this try.
         let _canary = match pass.check() {
@@ -451,19 +456,47 @@ impl Inner {
         self.again(job, pause, told, why)
     }
 
-    fn age(&self, job: &Job) -> Duration {
-        self.clock.now().saturating_duration_since(job.new.stamp.arrived)
+    fn age(&self, new: &NewJob) -> Duration {
+        self.clock.now().saturating_duration_since(new.stamp.arrived)
     }
 
-    fn deadline(&self, job: &Job) -> Duration {
-        match job.new.notice {
+    fn deadline(&self, new: &NewJob) -> Duration {
+        match new.notice {
             Notice::CommitStatus(_) => self.deadlines.status,
             Notice::Event(_) => self.deadlines.message,
         }
     }
 
+    /// Whether it is not told any more, if only its turn comes now.
+    fn is_late(&self, new: &NewJob) -> bool {
+        self.age(new) > self.deadline(new) + LATE
+    }
+
+    /// Gives up what is late, which what holds it may not let anybody see for hours; whether there may be
+    /// more.
+    fn expire(&self) -> bool {
+        let late = self.outbox.expire(EXPIRE, &|new| self.is_late(new));
+        for job in &late {
+            let why = Why::expired(self.held_by(job)).after(job.attempts);
+            self.report(job, Outcome::Failed, Some(&why));
+        }
+        late.len() == EXPIRE
+    }
+
+    /// What keeps a waiting job from being sent, if it is known.
+    fn held_by(&self, job: &Job) -> Option<Why> {
+        let view = self.view.provider_by_uid(job.new.subject.provider())?;
+        if view.provider.spec.suspend {
+            return Some(Why::suspended());
+        }
+        match self.resolver.ready(&view) {
+            Ok((_, pass)) => pass.held_by().map(|error| Why::sent(&error)),
+            Err(error) => Some(Why::resolving(error)),
+        }
+    }
+
     fn again(&self, job: &Job, pause: Duration, told: bool, why: Why) -> Try {
-        match self.deadline(job).checked_sub(self.age(job)) {
+        match self.deadline(&job.new).checked_sub(self.age(&job.new)) {
             None | Some(Duration::ZERO) => Try::GivenUp(Outcome::Failed, why.after(job.attempts + 1)),
             // A change of the Provider may wake it before; at its deadline it is looked at a last time.
             Some(left) => Try::Again { pause: pause.min(left), told, why },

@@ -233,6 +233,12 @@ impl Outbox for DurableOutbox {
         Some(job)
     }
 
+    fn expire(&self, limit: usize, is_late: &dyn Fn(&NewJob) -> bool) -> Vec<Job> {
+        let late = self.shared.queue.lock().expire(limit, is_late);
+        late.iter().for_each(|job| self.tell(Call::Forget(job.id)));
+        late
+    }
+
     fn operations(&self) -> BoxFuture<'_, Vec<Operation>> {
         Box::pin(async {
             loop {

@@ -86,6 +86,10 @@ impl Outbox for MemoryOutbox {
         self.queue.lock().discard(id)
     }
 
+    fn expire(&self, limit: usize, is_late: &dyn Fn(&NewJob) -> bool) -> Vec<Job> {
+        self.queue.lock().expire(limit, is_late)
+    }
+
     fn operations(&self) -> BoxFuture<'_, Vec<Operation>> {
         Box::pin(pending())
     }

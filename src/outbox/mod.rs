@@ -178,6 +178,10 @@ pub trait Outbox: Send + Sync + 'static {
     /// under way.
     fn discard(&self, id: JobId) -> Option<Job>;
 
+    /// Takes jobs out that are late and not under way, `limit` at most, for good. Looks at every job,
+    /// under a lock.
+    fn expire(&self, limit: usize, is_late: &dyn Fn(&NewJob) -> bool) -> Vec<Job>;
+
     /// Waits for operators' wishes, which come through the file.
     fn operations(&self) -> BoxFuture<'_, Vec<Operation>>;
 

@@ -463,10 +463,29 @@ impl Queue {
 
     /// Takes a job out that is not under way.
     pub fn discard(&mut self, id: JobId) -> Option<Job> {
-        let holds = |waiting: &Waiting| waiting.jobs.iter().position(|entry| entry.id == id);
-        let (subject, at) =
-            self.subjects.iter().find_map(|(subject, waiting)| Some((subject.clone(), holds(waiting)?)))?;
-        let waiting = self.subjects.get_mut(&subject)?;
+        let holds = |waiting: &Waiting| waiting.jobs.iter().any(|entry| entry.id == id);
+        let (subject, _) = self.subjects.iter().find(|(_, waiting)| holds(waiting))?;
+        self.take_out(id, &subject.clone())
+    }
+
+    /// See [`super::Outbox::expire`].
+    pub fn expire(&mut self, limit: usize, is_late: &dyn Fn(&NewJob) -> bool) -> Vec<Job> {
+        let mut late = Vec::new();
+        for (subject, waiting) in &self.subjects {
+            let entries = waiting.jobs.iter().skip(usize::from(waiting.claimed)).filter(|entry| is_late(&entry.new));
+            late.extend(entries.take(limit - late.len()).map(|entry| (entry.id, subject.clone())));
+            if late.len() == limit {
+                break;
+            }
+        }
+        late.sort_unstable_by_key(|(id, _)| *id);
+        late.into_iter().filter_map(|(id, subject)| self.take_out(id, &subject)).collect()
+    }
+
+    /// Takes a job about this subject out, unless it is under way.
+    fn take_out(&mut self, id: JobId, subject: &Subject) -> Option<Job> {
+        let waiting = self.subjects.get_mut(subject)?;
+        let at = waiting.jobs.iter().position(|entry| entry.id == id)?;
         if at == 0 && waiting.claimed {
             return None;
         }
@@ -478,10 +497,10 @@ impl Queue {
         } else {
             // As if it had been claimed and done: what is ready is claimed by its place in the lane.
             self.wake_job(id);
-            let place = self.subjects.get_mut(&subject).and_then(|waiting| waiting.ready.take());
+            let place = self.subjects.get_mut(subject).and_then(|waiting| waiting.ready.take());
             let lane = self.lanes.get_mut(subject.provider())?;
             place.inspect(|place| drop(lane.ready.remove(place)));
-            self.remove_head(&subject);
+            self.remove_head(subject);
             self.take_turn(subject.provider().clone());
         }
         Some(job)

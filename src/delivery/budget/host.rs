@@ -35,6 +35,8 @@ pub(super) struct Host {
     /// It fails; the next canary goes out then.
     canary_at: Option<Instant>,
     canary: bool,
+    /// What it failed with last.
+    fails_with: Option<SendError>,
     /// Providers that found no room, or that failed here.
     waiting: HashSet<Arc<str>>,
     failed: HashSet<Arc<str>>,
@@ -50,6 +52,7 @@ impl Default for Host {
             under_way: 0,
             canary_at: None,
             canary: false,
+            fails_with: None,
             waiting: HashSet::new(),
             failed: HashSet::new(),
             recovered: false,
@@ -96,6 +99,11 @@ impl Host {
         (self.canary_at.is_some(), self.canary)
     }
 
+    /// What it fails with, while it does.
+    pub fn fails_with(&self) -> Option<&SendError> {
+        self.fails_with.as_ref()
+    }
+
     /// A request was answered or not; `told`: the answer named a wait.
     pub fn answered(&mut self, error: Option<&SendError>, told: bool, provider: &Arc<str>, now: Instant) {
         let against = match error {
@@ -111,6 +119,7 @@ impl Host {
         };
         if against == 0 {
             self.against = 0;
+            self.fails_with = None;
             self.recovered |= self.canary_at.take().is_some();
             if !self.recovered {
                 self.failed.clear();
@@ -122,6 +131,7 @@ impl Host {
         self.against = (self.against + against).min(FAILS);
         if self.against >= FAILS {
             self.room = FIRST_PER_HOST;
+            self.fails_with = error.cloned();
             // Since the canary went out, or since it began to fail.
             let began = self.canary_at.filter(|at| *at <= now).unwrap_or(now);
             self.canary_at = Some(self.canary_at.filter(|at| *at > now).unwrap_or(began + CANARY));

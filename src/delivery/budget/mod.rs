@@ -215,6 +215,14 @@ impl Pass {
         self.account.lock().held(&self.repository, self.clock.now())
     }
 
+    /// What keeps requests from going out now: what a wait, a refusal or the host's failing began with.
+    pub fn held_by(&self) -> Option<SendError> {
+        let now = self.clock.now();
+        let account = self.account.lock();
+        let wait = account.waits(now).map(|wait| wait.because.clone());
+        wait.or_else(|| account.held(&self.repository, now)).or_else(|| self.host.lock().fails_with().cloned())
+    }
+
     /// Notes what came of a job when that concerns its like; how long these are left alone.
     pub fn note(&self, error: &SendError) -> Option<Duration> {
         self.account.lock().note(error, &self.provider, &self.repository, self.clock.now())
@@ -381,20 +389,27 @@ mod tests {
         let scene = Scene::new();
         let at = |seconds: u64| scene.clock.now() + Duration::from_secs(seconds);
         let waits = scene.pass("waits", "git.example.org", "waits");
+        assert_eq!(waits.held_by(), None);
         waits.answered(Some(&status(429, Some(30), "")), None);
+        assert_eq!(waits.held_by(), Some(status(429, Some(30), "")));
         assert!(!waits.may_go_by(at(29)) && waits.may_go_by(at(30)));
 
         let refused = scene.pass("refused", "git.example.org", "refused");
         assert!(refused.may_go_by(at(0)));
         refused.note(&status(403, None, ""));
         assert!(!refused.may_go_by(at(599)) && refused.may_go_by(at(600)));
+        assert!(
+            matches!(refused.held_by(), Some(SendError::Held { because, .. }) if *because == status(403, None, ""))
+        );
         refused.note(&status(401, None, ""));
         assert!(!refused.may_go_by(at(100_000)), "a credential waits for a change");
 
         let fails = scene.pass("fails", "example.org", "fails");
         (0..3).for_each(|_| fails.answered(Some(&SendError::Timeout), None));
         assert!(!fails.may_go_by(at(9)) && fails.may_go_by(at(10)));
+        assert_eq!(fails.held_by(), Some(SendError::Timeout));
         fails.answered(None, None);
+        assert_eq!(fails.held_by(), None);
         assert!(fails.may_go_by(at(0)));
     }
 
