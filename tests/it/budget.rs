@@ -79,6 +79,30 @@ async fn a_good_answer_that_uses_up_the_limit_is_the_last_for_as_long_as_it_says
 }
 
 #[tokio::test]
+async fn after_a_wait_one_request_goes_first_and_the_rest_when_it_was_answered() {
+    let (forge, second) = (forge().await, Duration::from_secs(1));
+    forge.fail(Fault::answer(429).header("retry-after", "2"));
+    let manifests = [at(&forge, "one", "token"), at(&forge, "two", "token")];
+    let scene = Scene::with(forge, manifests.into_iter().flatten().chain([token()]), &[]).await;
+    scene.post(&kustomization_event("one", &sha(0))).await;
+    scene.requests(1).await;
+    scene.forge.fail(Fault::delay(second / 2).every(1));
+    for number in 1..8 {
+        scene.post(&kustomization_event("one", &sha(number))).await;
+        scene.post(&kustomization_event("two", &sha(number))).await;
+    }
+    scene.herald.idle().await;
+    let requests = scene.forge.requests();
+    let since = |number: usize| requests[number].at - requests[0].at;
+    assert!(since(1) >= 2 * second, "{:?}", since(1));
+    assert!(since(2) >= since(1) + second / 2, "one alone: {:?} and {:?}", since(1), since(2));
+    // One after the other they would take fifteen times a second.
+    let last = since(requests.len() - 1);
+    assert!(last < since(1) + 5 * second, "{last:?}");
+    scene.end(16, 15).await;
+}
+
+#[tokio::test]
 async fn a_wait_outlives_the_process() {
     let forge = forge().await;
     let manifests = [at(&forge, "one", "token"), at(&forge, "two", "token")];

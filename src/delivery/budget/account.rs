@@ -44,6 +44,8 @@ pub(super) struct Wait {
     pub until: Instant,
     pub because: SendError,
     saved: bool,
+    /// It is over, and one job is under way to see whether that is so.
+    tried: bool,
 }
 
 #[derive(Debug)]
@@ -78,7 +80,7 @@ impl Account {
 
     fn wait(&mut self, until: Instant, because: SendError) {
         if self.wait.as_ref().is_none_or(|wait| wait.until < until) {
-            self.wait = Some(Wait { until, because, saved: false });
+            self.wait = Some(Wait { until, because, saved: false, tried: false });
         }
     }
 
@@ -114,6 +116,8 @@ impl Account {
             let doubled = if unnamed { 2u32.pow(self.unnamed.saturating_sub(1).min(6)) } else { 1 };
             let pause = (pause * doubled).min(verdict::LONGEST_WAIT);
             self.wait(now + pause, error.cloned().unwrap_or(SendError::AskedToWait));
+        } else if matches!(error, None | Some(SendError::Status { .. })) && self.waits(now).is_none() {
+            self.wait = None;
         }
     }
 
@@ -129,11 +133,12 @@ impl Account {
 
     // === Room for a job ===
 
-    /// Takes leave for a job, as far as limits of our own are concerned.
+    /// Takes leave for a job while there is no wait; whether it is the first after one. Where there are no
+    /// limits of our own, the others go when that was answered: all that waited would be too many at once.
     ///
     /// # Errors
     /// Not before then.
-    pub fn admit(&mut self, provider: &Arc<str>, now: Instant) -> Result<(), Instant> {
+    pub fn admit(&mut self, provider: &Arc<str>, now: Instant) -> Result<bool, Instant> {
         if self.pace.is_some() && self.under_way >= GITHUB_AT_ONCE {
             self.waiting.insert(provider.clone());
             return Err(now + NO_ROOM);
@@ -141,14 +146,24 @@ impl Account {
         if let Some(pace) = &mut self.pace {
             pace.take(now)?;
         }
+        let wait = self.wait.as_mut().filter(|_| self.pace.is_none());
+        if wait.as_ref().is_some_and(|wait| wait.tried) {
+            self.waiting.insert(provider.clone());
+            return Err(now + NO_ROOM);
+        }
+        let first = wait.map(|wait| wait.tried = true).is_some();
         self.under_way += 1;
-        Ok(())
+        Ok(first)
     }
 
-    /// A job ended; who found no room before and may find some now.
-    pub fn end(&mut self, wrote: bool) -> Vec<Arc<str>> {
+    /// A job ended, which [`Account::admit`] said was the `first` after a wait or not; who found no room
+    /// before and may find some now.
+    pub fn end(&mut self, first: bool, wrote: bool) -> Vec<Arc<str>> {
         self.under_way -= 1;
-        let Some(pace) = &mut self.pace else { return Vec::new() };
+        if let Some(wait) = self.wait.as_mut().filter(|_| first) {
+            wait.tried = false;
+        }
+        let Some(pace) = &mut self.pace else { return self.waiting.drain().collect() };
         pace.end(wrote);
         take(&mut self.waiting, GITHUB_AT_ONCE.saturating_sub(self.under_way))
     }
@@ -275,6 +290,7 @@ impl Drop for Canary<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Ticket;
     use super::super::tests::{MINUTE, SECOND, Scene, status};
     use super::*;
     use crate::clock::Clock;
@@ -316,6 +332,47 @@ mod tests {
         assert_eq!((scene.left(&other), other.unsaved_wait()), (SECOND, None));
         again.answered(None, Some(5 * SECOND));
         assert_eq!(scene.left(&again), 5 * SECOND);
+    }
+
+    #[test]
+    fn after_a_wait_one_goes_first_and_the_rest_when_it_was_answered() {
+        let scene = Scene::new();
+        let one = scene.pass("one", "git.example.org", "token");
+        let twin = scene.pass("twin", "git.example.org", "token");
+        let other = scene.pass("other", "git.example.org", "another");
+        let limit = status(429, Some(30), "");
+        let release = |ticket: Ticket| ticket.end(true).release.into_iter().collect::<HashSet<_>>();
+        one.answered(Some(&limit), None);
+        scene.clock.turn(30 * SECOND);
+        let first = one.admit().expect("it is over");
+        for held in [&one, &twin] {
+            assert_eq!(scene.left(held), NO_ROOM);
+        }
+        assert_eq!(scene.left(&other), Duration::ZERO);
+        // It is not over yet.
+        one.answered(Some(&limit), None);
+        assert_eq!(release(first), HashSet::from(["one".into(), "twin".into()]));
+        assert_eq!(scene.left(&twin), 30 * SECOND);
+        scene.clock.turn(30 * SECOND);
+
+        // One that sends nothing makes way for the next, and so does one that is not answered.
+        one.admit().expect("one").end(false);
+        let first = twin.admit().expect("the next");
+        twin.answered(Some(&SendError::Timeout), None);
+        assert_eq!(scene.left(&one), NO_ROOM);
+        assert_eq!(release(first), HashSet::from(["one".into()]));
+        let _first = one.admit().expect("the next");
+        assert_eq!(scene.left(&twin), NO_ROOM);
+        // Whatever the answer says, if it is not to wait.
+        one.answered(Some(&status(404, None, "")), None);
+        let all: Vec<_> = [&one, &twin, &one].map(|pass| pass.admit().expect("all")).into_iter().collect();
+        drop(all);
+
+        // At github.com our own limits see to it.
+        let hub = scene.pass("hub", "github.com", "token");
+        hub.answered(Some(&limit), None);
+        scene.clock.turn(30 * SECOND);
+        let _two = [hub.admit().expect("one"), hub.admit().expect("another")];
     }
 
     #[test]

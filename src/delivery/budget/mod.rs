@@ -4,7 +4,7 @@
 //!
 //! | what | shared by Providers with the same | ends |
 //! |---|---|---|
-//! | a wait that the vendor named | credential and host | by time, 65 minutes at most |
+//! | a wait that the vendor named | credential and host | by time, 65 minutes at most; then one goes first, and the rest when it was answered |
 //! | a refused credential (401, 407, a sign-in page) | credential and host | when the Provider or a Secret of it changes |
 //! | a refused repository (403, 404, …) | credential, host and repository | by one canary that works: after 10 minutes, doubling to an hour |
 //! | limits of our own, at github.com and ghe.com | credential and host | never |
@@ -78,6 +78,9 @@ const OTHER: &str = "other";
 #[must_use]
 pub struct Ticket {
     pass: Arc<Pass>,
+    /// It is the first after a wait.
+    first: bool,
+    /// It is to see whether the host still fails.
     canary: bool,
 }
 
@@ -189,9 +192,9 @@ impl Pass {
             return Err(wait.until);
         }
         host.has_room(&self.provider, now)?;
-        account.admit(&self.provider, now)?;
+        let first = account.admit(&self.provider, now)?;
         let canary = host.begin(now);
-        Ok(Ticket { pass: self.clone(), canary })
+        Ok(Ticket { pass: self.clone(), first, canary })
     }
 
     /// Whether a request may go out by then at all, as far as is known: not during a wait that ends
@@ -286,7 +289,7 @@ impl Gate for Pass {
 impl Ticket {
     /// The job ended; `wrote`: it may have changed something at the vendor.
     pub fn end(self, wrote: bool) -> Freed {
-        let release = self.pass.account.lock().end(wrote);
+        let release = self.pass.account.lock().end(self.first, wrote);
         let mut freed = Freed { release, wake: Vec::new() };
         self.pass.host.lock().end(self.canary, &mut freed);
         freed
