@@ -54,7 +54,8 @@ pub struct Deadlines {
 /// deadline passes is let be.
 const LATE: Duration = Duration::from_secs(60);
 
-/// How often it is looked for what waits past its deadline. A look takes some nanoseconds for each job.
+/// How often it is looked for what waits past its deadline. A look takes less than a microsecond for each
+/// job.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// Jobs that one look gives up at most; then it is looked again.

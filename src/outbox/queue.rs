@@ -20,7 +20,9 @@ pub struct Limits {
     pub jobs: usize,
     /// Bytes of all jobs held, as they are written to disk; past that `put` answers `Full`.
     pub bytes: usize,
-    /// Jobs of one Provider under way at once.
+    /// Jobs of one Provider under way at once, and so at most as many that may be told twice after a
+    /// crash. More would seldom help: a host that takes seconds is busy, throttles (Azure DevOps delays
+    /// before it refuses) or lets one write wait for another (GitLab locks each commit).
     pub per_provider: usize,
     /// Places and Slots remembered.
     pub memory: usize,
@@ -72,7 +74,7 @@ pub(super) struct Queue {
     claimed: usize,
 }
 
-/// A place in a line: the lower number of [`Job::rank`] goes first, else who came first.
+/// A place in a line: the lower number of [`NewJob::rank`] goes first, else who came first.
 type Place = (u8, u64);
 
 /// The jobs of one subject, oldest first.
