@@ -101,6 +101,13 @@ impl App {
         let deadlines = Deadlines { status: cli.delivery_deadline_status, message: cli.delivery_deadline_message };
         let (view_, resolver_) = (view.clone(), resolver.clone());
         let delivery = Delivery::new(outbox.clone(), view_, resolver_, clock.clone(), metrics.clone(), deadlines);
+        let left = delivery.limits_left();
+        metrics.at_scrape(
+            "herald_vendor_rate_limit_remaining",
+            "What a vendor last said is left of its rate limit, by host; the least of several credentials",
+            ["host"],
+            move || left().into_iter().map(|(host, left)| ([host], left)).collect(),
+        );
         let pipeline = Arc::new(Pipeline {
             index: stores.index.clone(),
             view: view.clone(),

@@ -13,6 +13,7 @@ pub mod resolve;
 pub mod troubles;
 mod verdict;
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -33,7 +34,7 @@ use crate::clock::Clock;
 use crate::compose::{CommitStatus, Notice, text};
 use crate::ops::metrics::{Metrics, Outcome};
 use crate::outbound::SendError;
-use crate::outbox::{Act, Job, Operation, Outbox, Retry, Said, Settled, Settlement, Subject};
+use crate::outbox::{Act, Job, NewJob, Operation, Outbox, Retry, Said, Settled, Settlement, Subject};
 use crate::vendors::{Service, Statuses};
 use crate::view::View;
 
@@ -52,6 +53,13 @@ pub struct Deadlines {
 /// How late something is still told that had to wait for its turn: a try of its own that comes as the
 /// deadline passes is let be.
 const LATE: Duration = Duration::from_secs(60);
+
+/// How often it is looked for what waits past its deadline. A look takes less than a microsecond for each
+/// job.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Jobs that one look gives up at most; then it is looked again.
+const EXPIRE: usize = 1000;
 
 /// How often it is looked whether everything is known by now.
 const UNSYNCED: Duration = Duration::from_millis(50);
@@ -80,7 +88,8 @@ struct Inner {
     telling: Telling,
     wake: Notify,
     under_way: AtomicUsize,
-    idle: Notify,
+    /// Told after each round of claims, for [`Delivery::drain`].
+    round: Notify,
     stopping: AtomicBool,
 }
 
@@ -123,7 +132,7 @@ impl Delivery {
             telling: Telling::default(),
             wake: Notify::new(),
             under_way: AtomicUsize::new(0),
-            idle: Notify::new(),
+            round: Notify::new(),
             stopping: AtomicBool::new(false),
         }))
     }
@@ -144,6 +153,14 @@ impl Delivery {
     /// What goes wrong now.
     pub fn troubles(&self) -> &Arc<Troubles> {
         &self.0.telling.troubles
+    }
+
+    /// What vendors say is left of their limits, by host: the least of what their credentials have. 64
+    /// hosts at most, and `other` for the rest and for those whose names stand in Secrets. What is given
+    /// back keeps nothing else of the stage: its metrics may hold it.
+    pub fn limits_left(&self) -> impl Fn() -> BTreeMap<Arc<str>, u64> + Send + Sync + use<> {
+        let budget = self.0.resolver.budget().clone();
+        move || budget.left()
     }
 
     /// A Provider or a Secret of it changed: what waits for it is tried now.
@@ -181,36 +198,37 @@ impl Delivery {
         while !inner.view.synced() && !inner.stopping.load(Ordering::SeqCst) {
             let _ = tokio::time::timeout(UNSYNCED, inner.wake.notified()).await;
         }
+        let mut look = inner.clock.now();
         while !inner.stopping.load(Ordering::SeqCst) {
             let woken = inner.wake.notified();
+            let now = inner.clock.now();
+            if now >= look {
+                look = if inner.expire() { now } else { now + LOOK };
+            }
             for (job, ticket) in inner.claim() {
                 inner.under_way.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(self.clone().carry(job, ticket));
             }
-            match inner.outbox.next_due() {
-                Some(due) => {
-                    let pause = due.saturating_duration_since(inner.clock.now());
-                    let _ = tokio::time::timeout(pause, woken).await;
-                }
-                None => woken.await,
-            }
+            inner.round.notify_one();
+            let due = inner.outbox.next_due().map_or(look, |due| due.min(look));
+            let _ = tokio::time::timeout(due.saturating_duration_since(inner.clock.now()), woken).await;
         }
     }
 
     /// Works off what can be told within `grace`, then claims nothing more. What waits for a later
-    /// time stays in the outbox.
+    /// time stays in the outbox, and so does what is held until then: it is not waited for.
     pub async fn drain(&self, grace: Duration) {
         let inner = &self.0;
         let deadline = inner.clock.now() + grace;
         let drained = async {
             loop {
-                let idle = inner.idle.notified();
-                let counts = inner.outbox.counts();
-                let later = inner.outbox.next_due().is_none_or(|due| due > deadline);
-                if counts.claimed == 0 && counts.ready == 0 && later {
+                let round = inner.round.notified();
+                // Each job that ends brings a round.
+                let under_way = inner.outbox.counts().claimed > 0;
+                if !under_way && !inner.outbox.due_by(deadline).iter().any(|of| inner.may_go_by(of, deadline)) {
                     return;
                 }
-                idle.await;
+                round.await;
             }
         };
         // Before everything is known, what an earlier process left is not begun.
@@ -247,7 +265,6 @@ impl Delivery {
             freed.wake.iter().for_each(|provider| inner.outbox.wake(provider));
         }
         inner.under_way.fetch_sub(1, Ordering::SeqCst);
-        inner.idle.notify_one();
         self.wake();
     }
 }
@@ -291,6 +308,12 @@ impl Inner {
         }
     }
 
+    /// Whether something may become of a Provider's jobs by then. Where nothing has to go out, it does.
+    fn may_go_by(&self, provider: &str, by: Instant) -> bool {
+        let pass = self.view.provider_by_uid(provider).and_then(|view| self.resolver.pass(&view)).flatten();
+        pass.is_none_or(|pass| pass.may_go_by(by))
+    }
+
     /// Keeps the waits that an earlier process was told, as soon as their Providers are known.
     fn take_up_waits(&self) {
         let mut restored = self.restored.lock();
@@ -317,9 +340,8 @@ impl Inner {
             Ok(ready) => ready,
             Err(error) => return self.again(job, verdict::parked(job.attempts), false, Why::resolving(error)),
         };
-        if self.age(job) > self.deadline(job) + LATE {
-            let why = Why::new("Expired", "it could not be sent before its deadline");
-            return Try::GivenUp(Outcome::Failed, why.after(job.attempts));
+        if self.is_late(&job.new) {
+            return Try::GivenUp(Outcome::Failed, Why::expired(None).after(job.attempts));
         }
         // Ends with this try.
         let _canary = match pass.check() {
@@ -435,19 +457,47 @@ impl Inner {
         self.again(job, pause, told, why)
     }
 
-    fn age(&self, job: &Job) -> Duration {
-        self.clock.now().saturating_duration_since(job.new.stamp.arrived)
+    fn age(&self, new: &NewJob) -> Duration {
+        self.clock.now().saturating_duration_since(new.stamp.arrived)
     }
 
-    fn deadline(&self, job: &Job) -> Duration {
-        match job.new.notice {
+    fn deadline(&self, new: &NewJob) -> Duration {
+        match new.notice {
             Notice::CommitStatus(_) => self.deadlines.status,
             Notice::Event(_) => self.deadlines.message,
         }
     }
 
+    /// Whether it is not told any more, if only its turn comes now.
+    fn is_late(&self, new: &NewJob) -> bool {
+        self.age(new) > self.deadline(new) + LATE
+    }
+
+    /// Gives up what is late, which what holds it may not let anybody see for hours; whether there may be
+    /// more.
+    fn expire(&self) -> bool {
+        let late = self.outbox.expire(EXPIRE, &|new| self.is_late(new));
+        for job in &late {
+            let why = Why::expired(self.held_by(job)).after(job.attempts);
+            self.report(job, Outcome::Failed, Some(&why));
+        }
+        late.len() == EXPIRE
+    }
+
+    /// What keeps a waiting job from being sent, if it is known.
+    fn held_by(&self, job: &Job) -> Option<Why> {
+        let view = self.view.provider_by_uid(job.new.subject.provider())?;
+        if view.provider.spec.suspend {
+            return Some(Why::suspended());
+        }
+        match self.resolver.ready(&view) {
+            Ok((_, pass)) => pass.held_by().map(|error| Why::sent(&error)),
+            Err(error) => Some(Why::resolving(error)),
+        }
+    }
+
     fn again(&self, job: &Job, pause: Duration, told: bool, why: Why) -> Try {
-        match self.deadline(job).checked_sub(self.age(job)) {
+        match self.deadline(&job.new).checked_sub(self.age(&job.new)) {
             None | Some(Duration::ZERO) => Try::GivenUp(Outcome::Failed, why.after(job.attempts + 1)),
             // A change of the Provider may wake it before; at its deadline it is looked at a last time.
             Some(left) => Try::Again { pause: pause.min(left), told, why },

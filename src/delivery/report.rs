@@ -119,6 +119,15 @@ impl Why {
         Self::new(error.reason, error.message)
     }
 
+    /// Its deadline passed, while `held` kept it from being sent.
+    pub fn expired(held: Option<Why>) -> Self {
+        let why = Self::new("Expired", "it could not be sent before its deadline");
+        match held {
+            Some(held) => Self { text: format!("{}: {}", why.text, held.text), remote: held.remote, ..why },
+            None => why,
+        }
+    }
+
     /// The same, and it was the last try.
     pub fn after(self, tries: u32) -> Self {
         Self { tries: Some(tries), ..self }

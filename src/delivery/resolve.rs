@@ -124,7 +124,7 @@ impl Resolver {
     }
 
     /// The budgets of all Providers.
-    pub(super) fn budget(&self) -> &Budget {
+    pub(super) fn budget(&self) -> &Arc<Budget> {
         &self.budget
     }
 
@@ -191,7 +191,8 @@ impl Resolver {
         let is_status = row.carries == crate::matching::gate::Carries::CommitStatus;
         let credentials = [&secret, &certs];
         let route = Route { tls: &tls, proxy: proxy.as_ref(), timeout };
-        let pass = self.pass_of(view, is_status, &address, api_url.as_ref(), credentials, &route);
+        let is_public = in_secret.is_none();
+        let pass = self.pass_of(view, is_status, (&address, is_public), api_url.as_ref(), credentials, &route);
         let token = value("token");
         let identity = match (&*spec.kind, &token) {
             ("github", None) if value("password").is_none() => self.github_app(&secret)?,
@@ -213,10 +214,9 @@ impl Resolver {
             client,
             clock: self.clock.clone(),
         };
-        let address_in_spec = in_secret.is_none();
         let service = (row.build)(target).map_err(|BuildError { reason, message }| {
             let about_address = reason == "InvalidAddress";
-            let message = match (about_address && !address_in_spec, about_address, &spec.secret_ref) {
+            let message = match (about_address && !is_public, about_address, &spec.secret_ref) {
                 (true, ..) => message.replace("spec.address", &format!("key address of {}", secret_name(&secret))),
                 (_, false, None) if message.starts_with(THE_SECRET) => {
                     format!("spec.secretRef is missing: {message}")
@@ -225,7 +225,7 @@ impl Resolver {
                 _ => message,
             };
             // A Secret can be mended without touching the spec; an address in the spec cannot.
-            ResolveError { reason, message, terminal: about_address && address_in_spec }
+            ResolveError { reason, message, terminal: about_address && is_public }
         })?;
         Ok((service, pass))
     }
@@ -236,7 +236,7 @@ impl Resolver {
         &self,
         view: &ProviderView,
         is_status: bool,
-        address: &Secret,
+        (address, is_public): (&Secret, bool),
         api_url: Option<&Url>,
         secrets: [&Option<Referent>; 2],
         route: &Route<'_>,
@@ -268,6 +268,7 @@ impl Resolver {
         self.budget.pass(&Caller {
             provider: view.provider.meta.uid.clone(),
             host,
+            is_public,
             credential: &credential,
             route: &route,
             repository: path.unwrap_or_default().into(),

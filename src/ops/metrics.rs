@@ -14,7 +14,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -303,12 +303,12 @@ impl Metrics {
 
     /// Registers gauges that are read at each scrape: `read` gives the values of `labels`, and the
     /// gauge's own.
-    pub fn at_scrape<const N: usize>(
+    pub fn at_scrape<const N: usize, V: EncodeLabelValue + 'static>(
         &self,
         name: &'static str,
         help: &'static str,
         labels: [&'static str; N],
-        read: impl Fn() -> Vec<([&'static str; N], u64)> + Send + Sync + 'static,
+        read: impl Fn() -> Vec<([V; N], u64)> + Send + Sync + 'static,
     ) {
         self.registry.lock().register_collector(Box::new(AtScrape { name, help, labels, read: Box::new(read) }));
     }
@@ -460,28 +460,29 @@ impl Drop for Open<'_> {
 }
 
 /// See [`Metrics::at_scrape`].
-struct AtScrape<const N: usize> {
+struct AtScrape<const N: usize, V> {
     name: &'static str,
     help: &'static str,
     labels: [&'static str; N],
-    read: Read<N>,
+    read: Read<N, V>,
 }
 
 /// The values of a gauge's labels, and its own.
-type Read<const N: usize> = Box<dyn Fn() -> Vec<([&'static str; N], u64)> + Send + Sync>;
+type Read<const N: usize, V> = Box<dyn Fn() -> Vec<([V; N], u64)> + Send + Sync>;
 
-impl<const N: usize> fmt::Debug for AtScrape<N> {
+impl<const N: usize, V> fmt::Debug for AtScrape<N, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
     }
 }
 
-impl<const N: usize> Collector for AtScrape<N> {
+impl<const N: usize, V: EncodeLabelValue + 'static> Collector for AtScrape<N, V> {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let mut family = encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
         for (of, value) in (self.read)() {
             let value = i64::try_from(value).unwrap_or(i64::MAX);
-            let labels: [_; N] = std::array::from_fn(|at| (self.labels[at], of[at]));
+            let mut of = of.into_iter();
+            let labels = self.labels.map(|label| (label, of.next()));
             ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
         }
         Ok(())

@@ -166,15 +166,31 @@ pub fn asked_pause(status: StatusCode, headers: &HeaderMap, body: &str, now: jif
     {
         return Duration::try_from_secs_f64(retry_after).ok();
     }
-    let used_up = |name: &str| text(name) == Some("0");
-    if used_up("x-ratelimit-remaining") {
-        let after = || Duration::try_from_secs_f64(text("x-ratelimit-reset-after")?.parse().ok()?).ok();
-        return after().or_else(|| reset(text("x-ratelimit-reset")?, now));
+    Left::read(headers, now).filter(|left| left.requests == 0)?.resets
+}
+
+/// What an answer says is left of the vendor's limit; the headers are in the table at [`asked_pause`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// So many requests, in the vendor's own measure.
+    pub requests: u64,
+    /// From then on there are more; `None` when the answer does not say.
+    pub resets: Option<Duration>,
+}
+
+impl Left {
+    /// Reads it from the headers of an answer.
+    pub fn read(headers: &HeaderMap, now: jiff::Timestamp) -> Option<Self> {
+        let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+        let number = |name: &str| text(name)?.parse().ok();
+        if let Some(requests) = number("x-ratelimit-remaining") {
+            let after = || Duration::try_from_secs_f64(text("x-ratelimit-reset-after")?.parse().ok()?).ok();
+            let resets = after().or_else(|| reset(text("x-ratelimit-reset")?, now));
+            return Some(Self { requests, resets });
+        }
+        let requests = number("ratelimit-remaining")?;
+        Some(Self { requests, resets: text("ratelimit-reset").and_then(|text| reset(text, now)) })
     }
-    if used_up("ratelimit-remaining") {
-        return reset(text("ratelimit-reset")?, now);
-    }
-    None
 }
 
 /// `Retry-After` in seconds, or as a date seen from `now`.

@@ -9,7 +9,7 @@ mod client;
 mod mask;
 mod target;
 
-pub use classify::{SendError, asked_pause};
+pub use classify::{Left, SendError, asked_pause};
 pub use client::{ClientError, Clients, TlsConfig};
 pub use mask::{Masks, SHORTEST, SHORTEST_OTHER};
 pub use target::{Target, sensitive};
@@ -40,6 +40,9 @@ pub trait Gate: Send + Sync + 'static {
 
     /// What came of it; `pause`: how long a good answer asks to be left alone.
     fn answered(&self, error: Option<&SendError>, pause: Option<Duration>);
+
+    /// An answer, good or not, says what is left of the vendor's limit.
+    fn left(&self, left: Left);
 }
 
 /// Lets everything pass: for whoever gives out tokens, which no job waits for.
@@ -52,6 +55,8 @@ impl Gate for Open {
     }
 
     fn answered(&self, _: Option<&SendError>, _: Option<Duration>) {}
+
+    fn left(&self, _: Left) {}
 }
 
 /// One request to a vendor, without credentials.

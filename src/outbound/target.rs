@@ -9,7 +9,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use url::Url;
 
 use super::auth::{Credentials, Identity};
-use super::{Gate, MAX_ANSWER, MAX_ERROR_BODY, MAX_REDIRECTS, Masks, Open, Request, SendError, Sent, asked_pause};
+use super::{
+    Gate, Left, MAX_ANSWER, MAX_ERROR_BODY, MAX_REDIRECTS, Masks, Open, Request, SendError, Sent, asked_pause,
+};
 use crate::clock::Clock;
 use crate::secret::Secret;
 
@@ -117,6 +119,7 @@ impl Target {
             }
             let mut response = self.client.execute(outgoing).await?;
             let status = response.status();
+            Left::read(response.headers(), self.clock.wall()).inspect(|left| self.gate.left(*left));
             if status.is_success() {
                 let body = read(&mut response, MAX_ANSWER).await?.ok_or(SendError::TooLarge)?;
                 return Ok(Sent { status, headers: std::mem::take(response.headers_mut()), body });

@@ -1,6 +1,7 @@
 //! The outbox on disk: an order in memory, and a file that is written before a sender is answered.
 //! What `app` builds unless `--outbox-path` is empty.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -240,6 +241,12 @@ impl Outbox for DurableOutbox {
         Some(job)
     }
 
+    fn expire(&self, limit: usize, is_late: &dyn Fn(&NewJob) -> bool) -> Vec<Job> {
+        let late = self.shared.queue.lock().expire(limit, is_late);
+        late.iter().for_each(|job| self.tell(Call::Forget(job.id)));
+        late
+    }
+
     fn operations(&self) -> BoxFuture<'_, Vec<Operation>> {
         Box::pin(async {
             loop {
@@ -255,6 +262,10 @@ impl Outbox for DurableOutbox {
 
     fn next_due(&self) -> Option<Instant> {
         self.shared.queue.lock().next_due()
+    }
+
+    fn due_by(&self, by: Instant) -> HashSet<Arc<str>> {
+        self.shared.queue.lock().due_by(by)
     }
 
     fn distrust(&self, distrust: bool) {

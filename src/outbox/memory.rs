@@ -1,6 +1,7 @@
 //! The outbox in memory: the promises of the trait until the process ends. For `--outbox-path=` and
 //! for running without a cluster.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -85,12 +86,20 @@ impl Outbox for MemoryOutbox {
         self.queue.lock().discard(id)
     }
 
+    fn expire(&self, limit: usize, is_late: &dyn Fn(&NewJob) -> bool) -> Vec<Job> {
+        self.queue.lock().expire(limit, is_late)
+    }
+
     fn operations(&self) -> BoxFuture<'_, Vec<Operation>> {
         Box::pin(pending())
     }
 
     fn next_due(&self) -> Option<Instant> {
         self.queue.lock().next_due()
+    }
+
+    fn due_by(&self, by: Instant) -> HashSet<Arc<str>> {
+        self.queue.lock().due_by(by)
     }
 
     fn distrust(&self, distrust: bool) {

@@ -29,6 +29,7 @@ pub use queue::Limits;
 pub use repeats::{Kind, RepeatKey};
 pub use store::{Act, Reader, Row};
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -177,12 +178,20 @@ pub trait Outbox: Send + Sync + 'static {
     /// under way.
     fn discard(&self, id: JobId) -> Option<Job>;
 
+    /// Takes jobs out that are late and not under way, `limit` at most, for good. Looks at every job,
+    /// under a lock.
+    fn expire(&self, limit: usize, is_late: &dyn Fn(&NewJob) -> bool) -> Vec<Job>;
+
     /// Waits for operators' wishes, which come through the file.
     fn operations(&self) -> BoxFuture<'_, Vec<Operation>>;
 
     /// When the next waiting job becomes due, or a Provider may be asked for again; `None` when none
     /// waits for a time.
     fn next_due(&self) -> Option<Instant>;
+
+    /// UIDs of the Providers with a job that waits and is due by then, whether they may be told anything
+    /// by then or not. Looks at every job that is due by then.
+    fn due_by(&self, by: Instant) -> HashSet<Arc<str>>;
 
     /// Whether what is remembered of places may be out of date: others write there too. While it
     /// may, [`Outbox::said`] knows nothing; afterwards it begins anew.

@@ -3,7 +3,7 @@
 //!
 //! Each call does a handful of map operations; time comes in with the call.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,9 @@ pub struct Limits {
     pub jobs: usize,
     /// Bytes of all jobs held, as they are written to disk; past that `put` answers `Full`.
     pub bytes: usize,
-    /// Jobs of one Provider under way at once.
+    /// Jobs of one Provider under way at once, and so at most as many that may be told twice after a
+    /// crash. More would seldom help: a host that takes seconds is busy, throttles (Azure DevOps delays
+    /// before it refuses) or lets one write wait for another (GitLab locks each commit).
     pub per_provider: usize,
     /// Places and Slots remembered.
     pub memory: usize,
@@ -72,7 +74,7 @@ pub(super) struct Queue {
     claimed: usize,
 }
 
-/// A place in a line: the lower number of [`Job::rank`] goes first, else who came first.
+/// A place in a line: the lower number of [`NewJob::rank`] goes first, else who came first.
 type Place = (u8, u64);
 
 /// The jobs of one subject, oldest first.
@@ -463,10 +465,29 @@ impl Queue {
 
     /// Takes a job out that is not under way.
     pub fn discard(&mut self, id: JobId) -> Option<Job> {
-        let holds = |waiting: &Waiting| waiting.jobs.iter().position(|entry| entry.id == id);
-        let (subject, at) =
-            self.subjects.iter().find_map(|(subject, waiting)| Some((subject.clone(), holds(waiting)?)))?;
-        let waiting = self.subjects.get_mut(&subject)?;
+        let holds = |waiting: &Waiting| waiting.jobs.iter().any(|entry| entry.id == id);
+        let (subject, _) = self.subjects.iter().find(|(_, waiting)| holds(waiting))?;
+        self.take_out(id, &subject.clone())
+    }
+
+    /// See [`super::Outbox::expire`].
+    pub fn expire(&mut self, limit: usize, is_late: &dyn Fn(&NewJob) -> bool) -> Vec<Job> {
+        let mut late = Vec::new();
+        for (subject, waiting) in &self.subjects {
+            let entries = waiting.jobs.iter().skip(usize::from(waiting.claimed)).filter(|entry| is_late(&entry.new));
+            late.extend(entries.take(limit - late.len()).map(|entry| (entry.id, subject.clone())));
+            if late.len() == limit {
+                break;
+            }
+        }
+        late.sort_unstable_by_key(|(id, _)| *id);
+        late.into_iter().filter_map(|(id, subject)| self.take_out(id, &subject)).collect()
+    }
+
+    /// Takes a job about this subject out, unless it is under way.
+    fn take_out(&mut self, id: JobId, subject: &Subject) -> Option<Job> {
+        let waiting = self.subjects.get_mut(subject)?;
+        let at = waiting.jobs.iter().position(|entry| entry.id == id)?;
         if at == 0 && waiting.claimed {
             return None;
         }
@@ -478,10 +499,10 @@ impl Queue {
         } else {
             // As if it had been claimed and done: what is ready is claimed by its place in the lane.
             self.wake_job(id);
-            let place = self.subjects.get_mut(&subject).and_then(|waiting| waiting.ready.take());
+            let place = self.subjects.get_mut(subject).and_then(|waiting| waiting.ready.take());
             let lane = self.lanes.get_mut(subject.provider())?;
             place.inspect(|place| drop(lane.ready.remove(place)));
-            self.remove_head(&subject);
+            self.remove_head(subject);
             self.take_turn(subject.provider().clone());
         }
         Some(job)
@@ -521,6 +542,13 @@ impl Queue {
     pub fn next_due(&self) -> Option<Instant> {
         let held = self.held_lanes.first_key_value().map(|((until, _), _)| *until);
         self.delayed.first().map(|(due, _)| *due).into_iter().chain(held).min()
+    }
+
+    /// See [`super::Outbox::due_by`].
+    pub fn due_by(&self, by: Instant) -> HashSet<Arc<str>> {
+        let ready = self.lanes.iter().filter(|(_, lane)| !lane.ready.is_empty()).map(|(provider, _)| provider);
+        let delayed = self.delayed.range(..=(by, JobId::MAX)).filter_map(|(_, id)| self.delayed_subjects.get(id));
+        ready.chain(delayed.map(|(_, subject)| subject.provider())).cloned().collect()
     }
 
     /// See [`super::Outbox::held`].

@@ -1,16 +1,27 @@
 //! What vendors can bear (rules R8 and R9): waits, limits and hosts that hang, as several Providers see
 //! them. The numbers are tried against a turned clock in `delivery::budget`; here real requests go out.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use herald::ops::metrics::Outcome;
+use herald::clock::TurnedClock;
+use herald::cluster::Stores;
+use herald::cluster::manifests::Manifests;
+use herald::delivery::resolve::{Identities, Resolver};
+use herald::delivery::troubles::About;
+use herald::delivery::{Deadlines, Delivery};
+use herald::ops::metrics::{Metrics, Outcome};
+use herald::outbound::auth::{AzureEnvironment, Tokens};
+use herald::outbox::{self, MemoryOutbox};
+use herald::pipeline::{Answer, Pipeline};
+use herald::view::View;
 use reqwest::Method;
 use serde_json::json;
 
 use crate::proxy::Proxy;
-use crate::scene::{Scene, TOKEN, forge, herald, token};
+use crate::scene::{Scene, TOKEN, forge, git, herald, hook, token};
 use crate::support::app::DEADLINE;
-use crate::support::flux::{Folder, Manifest, alert, kustomization_event, provider, secret, sha};
+use crate::support::flux::{FluxEvent, Folder, Manifest, NAMESPACE, alert, kustomization_event, provider, secret, sha};
 use crate::support::forge::{Fault, Forge, Limits, Received};
 use crate::support::wait;
 use crate::tls::Authority;
@@ -65,6 +76,30 @@ async fn a_good_answer_that_uses_up_the_limit_is_the_last_for_as_long_as_it_says
     let waited = requests[2].at - requests[1].at;
     assert!(waited >= Duration::from_secs(2), "{waited:?}");
     scene.end(2, 2).await;
+}
+
+#[tokio::test]
+async fn after_a_wait_one_request_goes_first_and_the_rest_when_it_was_answered() {
+    let (forge, second) = (forge().await, Duration::from_secs(1));
+    forge.fail(Fault::answer(429).header("retry-after", "2"));
+    let manifests = [at(&forge, "one", "token"), at(&forge, "two", "token")];
+    let scene = Scene::with(forge, manifests.into_iter().flatten().chain([token()]), &[]).await;
+    scene.post(&kustomization_event("one", &sha(0))).await;
+    scene.requests(1).await;
+    scene.forge.fail(Fault::delay(second / 2).every(1));
+    for number in 1..8 {
+        scene.post(&kustomization_event("one", &sha(number))).await;
+        scene.post(&kustomization_event("two", &sha(number))).await;
+    }
+    scene.herald.idle().await;
+    let requests = scene.forge.requests();
+    let since = |number: usize| requests[number].at - requests[0].at;
+    assert!(since(1) >= 2 * second, "{:?}", since(1));
+    assert!(since(2) >= since(1) + second / 2, "one alone: {:?} and {:?}", since(1), since(2));
+    // One after the other they would take fifteen times a second.
+    let last = since(requests.len() - 1);
+    assert!(last < since(1) + 5 * second, "{last:?}");
+    scene.end(16, 15).await;
 }
 
 #[tokio::test]
@@ -142,6 +177,115 @@ async fn while_a_host_fails_one_canary_goes_out_and_its_answer_wakes_all() {
     let canary = requests[before].at;
     assert!(canary - requests[before - 1].at >= Duration::from_secs(9));
     scene.end(before + 40, 40).await;
+}
+
+// === By a clock that is turned ===
+
+/// What is between an event and the vendor, by a clock that the test turns.
+struct Turned {
+    clock: Arc<TurnedClock>,
+    pipeline: Pipeline,
+    stores: Arc<Stores>,
+    _folder: Folder,
+}
+
+impl Turned {
+    fn with(manifests: impl IntoIterator<Item = Manifest>) -> Self {
+        let (folder, clock) = (Folder::with(manifests), TurnedClock::new());
+        let (stores, metrics) = (Arc::new(Stores::default()), Arc::new(Metrics::default()));
+        Manifests::open(folder.path(), stores.clone(), metrics.clone()).expect("a folder of manifests");
+        let outbox = Arc::new(MemoryOutbox::new(outbox::Limits::default()));
+        let identities = Identities {
+            tokens: Arc::new(Tokens::new(clock.clone(), 0, Duration::ZERO)),
+            azure: AzureEnvironment::default(),
+            accounts: None,
+            object_level: false,
+            default_account: None,
+        };
+        let resolver = Arc::new(Resolver::new(clock.clone(), None, identities));
+        let day = Duration::from_secs(24 * 3600);
+        let deadlines = Deadlines { status: day, message: day / 24 };
+        let (told, known) = (outbox.clone(), stores.clone());
+        let delivery = Delivery::new(told, known, resolver, clock.clone(), metrics.clone(), deadlines);
+        tokio::spawn(delivery.clone().run());
+        let pipeline = Pipeline {
+            index: stores.index.clone(),
+            view: stores.clone(),
+            outbox,
+            delivery,
+            clock: clock.clone(),
+            metrics,
+            no_cross_namespace: false,
+        };
+        Self { clock, pipeline, stores, _folder: folder }
+    }
+
+    async fn post(&self, event: &FluxEvent) {
+        let event = serde_json::from_value((**event).clone()).expect("an event");
+        assert_eq!(self.pipeline.accept(&event).await, Answer::Accepted);
+    }
+
+    /// Turns the clock, and lets Herald know.
+    fn turn(&self, by: Duration) {
+        self.clock.turn(by);
+        self.pipeline.delivery.wake();
+    }
+
+    /// Waits until nothing is under way and so many are held.
+    async fn held(&self, expected: usize) {
+        wait::until_ok(DEADLINE, "jobs to be held", || async {
+            let counts = self.pipeline.outbox.counts();
+            let quiet = counts.held == expected && counts.claimed == 0 && counts.ready == 0;
+            if quiet { Ok(()) } else { Err(format!("{counts:?} of {expected}")) }
+        })
+        .await;
+    }
+
+    fn failed(&self) -> u64 {
+        self.pipeline.metrics.notifications(Outcome::Failed)
+    }
+
+    /// What stands of a Provider, as its condition has it.
+    fn trouble(&self, provider: &str) -> Option<(&'static str, String)> {
+        let key = herald::api::Key::new(NAMESPACE, provider);
+        let view = self.stores.provider(&key)?;
+        let troubles = self.pipeline.delivery.troubles();
+        let trouble = troubles.of(&About::Provider(key), &view.provider.meta.uid, view.version)?;
+        Some((trouble.reason, trouble.text.to_string()))
+    }
+}
+
+#[tokio::test]
+async fn what_is_held_past_its_deadline_is_given_up_though_nothing_may_be_sent() {
+    let forge = forge().await;
+    let minute = Duration::from_secs(60);
+    forge.fail(Fault::answer(429).header("retry-after", "3900").every(1));
+    let manifests = [git("github", &forge), hook(&forge), token(), alert("status", "git"), alert("message", "hook")];
+    let herald = Turned::with(manifests);
+    for number in 0..30 {
+        herald.post(&kustomization_event(["web", "db"][number % 2], &sha(number as u64))).await;
+    }
+    herald.held(60).await;
+    let told = forge.requests().len();
+    // Messages are worth an hour, and are told a minute later still; the vendor wants to be left for 65.
+    herald.turn(60 * minute);
+    herald.held(60).await;
+    herald.turn(2 * minute);
+    herald.held(30).await;
+    assert_eq!((herald.failed(), forge.requests().len()), (30, told));
+    let (reason, text) = herald.trouble("hook").expect("it stands");
+    assert_eq!(reason, "Expired");
+    assert_eq!(text, "it could not be sent before its deadline: answered 429 Too Many Requests");
+
+    // Statuses are worth a day; the vendor goes on like that.
+    herald.turn(20 * 60 * minute);
+    wait::until(DEADLINE, "it to be asked", || async { (forge.requests().len() > told).then_some(()) }).await;
+    herald.held(30).await;
+    let told = forge.requests().len();
+    herald.turn(4 * 60 * minute);
+    herald.held(0).await;
+    assert_eq!((herald.failed(), forge.requests().len()), (60, told));
+    assert_eq!(herald.trouble("git").expect("it stands").0, "Expired");
 }
 
 // === github.com ===

@@ -251,6 +251,33 @@ async fn a_vendor_that_hangs_does_not_keep_herald_from_ending() {
 }
 
 #[tokio::test]
+async fn what_is_held_for_longer_than_the_grace_does_not_keep_herald_from_ending() {
+    // After the first answers nothing may go out for longer than the grace, though jobs are due sooner.
+    let fails = [Fault::answer(502).every(1)];
+    let wait = [Fault::answer(500).times(5), Fault::answer(429).header("retry-after", "60").every(1)];
+    let refused = [Fault::answer(500).times(5), Fault::answer(401).every(1)];
+    join_all([(&fails[..], 3), (&wait, 6), (&refused, 6)].map(|(faults, least)| async move {
+        let scene = Scene::of("github").await;
+        faults.iter().for_each(|fault| scene.forge.fail(fault.clone()));
+        for number in 0..8 {
+            scene.post(&kustomization_event("web", &sha(number))).await;
+        }
+        let outbox = scene.herald.app.outbox.clone();
+        wait::until(DEADLINE, "all to have been tried", || async {
+            (scene.forge.requests().len() >= least && outbox.counts().claimed == 0).then_some(())
+        })
+        .await;
+        let requests = scene.forge.requests().len();
+        let started = Instant::now();
+        scene.herald.app.shutdown(Duration::from_secs(8)).await;
+        assert!(started.elapsed() < Duration::from_secs(4), "{faults:?}: {:?}", started.elapsed());
+        assert_eq!(scene.forge.requests().len(), requests, "{faults:?}");
+        assert_eq!(outbox.counts().held, 8, "{faults:?}");
+    }))
+    .await;
+}
+
+#[tokio::test]
 async fn what_waits_for_a_provider_that_is_removed_is_given_up() {
     let scene = Scene::of("github").await;
     scene.forge.token("a-better-token", Access::Write);

@@ -7,7 +7,7 @@ use reqwest::Method;
 
 use crate::scene::{Scene, forge, git, hook, token};
 use crate::support::app::{DEADLINE, Herald};
-use crate::support::flux::{alert, kustomization_event, provider, sha};
+use crate::support::flux::{alert, kustomization_event, provider, secret, sha};
 use crate::support::forge::Fault;
 use crate::support::wait;
 
@@ -117,6 +117,51 @@ async fn a_repeat_counts_as_429_and_a_waiting_job_as_waiting() {
     let answered = r#"gotk_event_http_request_duration_seconds_count{code="429",handler="/",method="POST",service=""}"#;
     assert_samples(&read(&scene.herald).await, &[(answered, 1.0)]);
     scene.herald.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_vendor_says_is_left_of_its_limit_is_shown_by_host_while_a_provider_names_it() {
+    let forge = forge().await;
+    let host = forge.url().trim_start_matches("http://").to_owned();
+    let at = |name: &str, token: &str| {
+        let git = provider("github", name, &format!("{}/acme/{name}", forge.url())).secret(token);
+        [git, alert(name, name)]
+    };
+    let (one, two) = (at("one", "token"), at("two", "another"));
+    // GitHub's way of saying it, and GitLab's.
+    let left = |header: &str, left: &str| Fault::delay(Duration::ZERO).header(header, left);
+    forge.fail(left("x-ratelimit-remaining", "4711").header("x-ratelimit-reset", "3600").path("acme/one").every(1));
+    forge.fail(left("ratelimit-remaining", "70").path("acme/two").reads());
+    let good = left("ratelimit-remaining", "69").header("ratelimit-reset", "60");
+    forge.fail(good.path("acme/two").writes().afterwards());
+    let hidden = secret("hidden", "address", &format!("{}/hook", forge.url()));
+    let hook = provider("generic", "hook", "").secret("hidden");
+    forge.fail(left("x-ratelimit-remaining", "2").path("/hook").every(1));
+    let secrets = [token(), secret("another", "token", "another-credential"), hidden];
+    let manifests: Vec<_> =
+        one.iter().chain(&two).cloned().chain(secrets).chain([hook, alert("all", "hook")]).collect();
+    let scene = Scene::with(forge, manifests, &[]).await;
+    let name = format!("herald_vendor_rate_limit_remaining{{host=\"{host}\"}}");
+    let other = r#"herald_vendor_rate_limit_remaining{host="other"}"#;
+    let seen = || async {
+        let seen = read(&scene.herald).await.into_iter();
+        seen.filter(|(name, _)| name.starts_with("herald_vendor_rate_limit")).collect::<Samples>()
+    };
+    assert_eq!(seen().await, Samples::new(), "nobody said anything yet");
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    let expect =
+        |left: &[(&str, f64)]| left.iter().map(|(name, left)| ((*name).to_owned(), *left)).collect::<Samples>();
+    // The least of what two credentials have; the name of a host in a Secret is not shown.
+    assert_eq!(seen().await, expect(&[(&name, 69.0), (other, 2.0)]));
+    for (gone, left) in [(&two, vec![(&*name, 4711.0), (other, 2.0)]), (&one, vec![(other, 2.0)])] {
+        scene.folder.remove(&gone[0]);
+        wait::until_ok(DEADLINE, "the Provider to be forgotten", || async {
+            let seen = seen().await;
+            if seen == expect(&left) { Ok(()) } else { Err(format!("{seen:?}")) }
+        })
+        .await;
+    }
+    scene.end(2, 3).await;
 }
 
 #[tokio::test]

@@ -39,6 +39,8 @@ enum Call {
     Done(usize, bool),
     Retry(usize, u64),
     Wake(u8),
+    /// What was put so many seconds ago is late.
+    Expire(u64, usize),
     /// Seconds.
     Turn(u64),
     /// The process dies, and another takes up the file.
@@ -55,6 +57,7 @@ fn calls(crashes: u32) -> impl Strategy<Value = Vec<Call>> {
         5 => any::<prop::sample::Index>().prop_map(|at| Call::Done(at.index(1000), at.index(3) > 0)),
         5 => (any::<prop::sample::Index>(), 0..40u64).prop_map(|(at, after)| Call::Retry(at.index(1000), after)),
         2 => (0..2u8).prop_map(Call::Wake),
+        2 => (0..200u64, 1..20usize).prop_map(|(age, limit)| Call::Expire(age, limit)),
         3 => (0..90u64).prop_map(Call::Turn),
         crashes => Just(Call::Crash),
     ];
@@ -240,6 +243,22 @@ impl Model {
         }
     }
 
+    /// What was put longer ago than this and is not under way.
+    fn late(&self, now: Instant, age: Duration) -> Vec<u64> {
+        let waits = self.lines.values().flat_map(|line| line.jobs.iter().skip(usize::from(line.claimed)));
+        waits.filter(|id| now - self.stamps[*id].arrived > age).copied().collect()
+    }
+
+    fn expire(&mut self, id: u64) {
+        let line = self.line(self.puts[&id]);
+        let at = line.jobs.iter().position(|job| *job == id).expect("it waits");
+        line.jobs.remove(at);
+        if at == 0 {
+            (line.due, line.told) = (None, None);
+        }
+        self.ended.push(id);
+    }
+
     /// A claimed job ends; whether a newer one took its place.
     fn settle(&mut self, put: Put, job: &Job, retry_at: Option<(Instant, bool)>, said: bool) -> Settled {
         let line = self.line(put);
@@ -328,6 +347,15 @@ fn step(outbox: &dyn Outbox, model: &mut Model, clock: &TurnedClock, call: Call)
             outbox.wake(&provider(of));
             model.lines.iter_mut().filter(|((provider, ..), _)| *provider == of).for_each(|(_, line)| line.due = None);
         }
+        Call::Expire(age, limit) => {
+            let age = Duration::from_secs(age);
+            let late = outbox.expire(limit, &|new| now - new.stamp.arrived > age);
+            let late: Vec<u64> = late.iter().map(number).collect();
+            let expected = model.late(now, age);
+            assert_eq!(late.len(), expected.len().min(limit));
+            assert!(late.is_sorted() && late.iter().all(|id| expected.contains(id)), "{late:?} of {expected:?}");
+            late.into_iter().for_each(|id| model.expire(id));
+        }
         Call::Turn(seconds) => clock.turn(Duration::from_secs(seconds)),
         Call::Close => {
             outbox.close();
@@ -339,6 +367,10 @@ fn step(outbox: &dyn Outbox, model: &mut Model, clock: &TurnedClock, call: Call)
     let due =
         model.lines.values().filter(|line| !line.claimed && !line.jobs.is_empty()).filter_map(|line| line.due).min();
     assert_eq!(outbox.next_due(), due);
+    let soon = now + Duration::from_secs(20);
+    let due_by = model.lines.iter().filter(|(_, line)| !line.claimed && !line.jobs.is_empty());
+    let due_by = due_by.filter(|(_, line)| line.due.is_none_or(|due| due <= soon));
+    assert_eq!(outbox.due_by(soon), due_by.map(|((of, ..), _)| provider(*of)).collect());
 }
 
 /// Nothing is lost: what is left comes out, and then every job that was stored has ended, once.

@@ -1,0 +1,440 @@
+//! What a credential is told at a host: waits that the vendor named, refusals, and, at GitHub, limits of
+//! our own. The budget asks and tells it; time comes in with each call.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::pace::{GITHUB_AT_ONCE, Pace};
+use super::{NO_ROOM, take};
+use crate::delivery::verdict::{self, Scope, Verdict};
+use crate::outbound::{Left, SendError};
+
+/// A job that waits for a change is looked at this often, for its deadline.
+const LOOK: Duration = Duration::from_secs(3600);
+
+/// What is left of a limit counts this long where the vendor does not say when the limit begins anew:
+/// the longest period of those we know (GitHub, Bitbucket Cloud).
+const LEFT_COUNTS: Duration = Duration::from_secs(3600);
+
+/// And no longer than this, whatever it says.
+const LEFT_COUNTS_LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// A credential at a host.
+#[derive(Debug, Default)]
+pub(super) struct Account {
+    /// The host's name, where everybody may read it.
+    pub host: Option<Arc<str>>,
+    wait: Option<Wait>,
+    /// Waits in a row whose length the vendor did not name.
+    unnamed: u32,
+    refusals: HashMap<Scope, Refusal>,
+    pace: Option<Pace>,
+    /// What the vendor last said is left of its limit, and until when that counts.
+    left: Option<(u64, Instant)>,
+    under_way: usize,
+    /// Providers that found no room.
+    waiting: HashSet<Arc<str>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Wait {
+    pub until: Instant,
+    pub because: SendError,
+    saved: bool,
+    /// It is over, and one job is under way to see whether that is so.
+    tried: bool,
+}
+
+#[derive(Debug)]
+struct Refusal {
+    because: SendError,
+    /// When a canary goes out; never before a change when there is none.
+    until: Option<Instant>,
+    /// How often it was refused.
+    times: u32,
+    canary: bool,
+    /// Providers with jobs that it holds.
+    holds: HashSet<Arc<str>>,
+}
+
+/// A job that goes out though its like was refused before, to see whether it still is.
+pub struct Canary<'a> {
+    account: &'a Mutex<Account>,
+    scopes: Vec<Scope>,
+}
+
+impl Account {
+    /// Of a credential that was told nothing at this host yet.
+    pub fn at(host: &str, now: Instant) -> Self {
+        Self { pace: Pace::at(host, now), ..Self::default() }
+    }
+
+    // === Waits that the vendor named ===
+
+    pub fn waits(&self, now: Instant) -> Option<&Wait> {
+        self.wait.as_ref().filter(|wait| wait.until > now)
+    }
+
+    fn wait(&mut self, until: Instant, because: SendError) {
+        if self.wait.as_ref().is_none_or(|wait| wait.until < until) {
+            self.wait = Some(Wait { until, because, saved: false, tried: false });
+        }
+    }
+
+    /// As an earlier process was told: that it knows already.
+    pub fn restore_wait(&mut self, until: Instant) {
+        self.wait(until, SendError::AskedToWait);
+        self.wait.iter_mut().for_each(|wait| wait.saved = true);
+    }
+
+    /// See [`super::Pass::unsaved_wait`].
+    pub fn unsaved_wait(&mut self, now: Instant) -> Option<(Instant, SendError)> {
+        let wait = self.wait.as_mut().filter(|wait| !wait.saved && wait.until > now)?;
+        wait.saved = true;
+        Some((wait.until, wait.because.clone()))
+    }
+
+    /// A request was answered; `told`: how long the answer asks to be left alone.
+    pub fn answered(&mut self, error: Option<&SendError>, told: Option<Duration>, now: Instant) {
+        if let Some(error) = error.filter(|error| error.is_secondary_limit()) {
+            // Many were under way together: they count as one.
+            let news = self.waits(now).is_none();
+            if let Some(pace) = self.pace.as_mut().filter(|_| news) {
+                pace.limited(now);
+            }
+            if news && !matches!(error, SendError::Status { retry_after: Some(_), .. }) {
+                self.unnamed += 1;
+            }
+        } else if error.is_none() && self.waits(now).is_none() {
+            self.unnamed = 0;
+        }
+        if let Some(pause) = told.filter(|pause| !pause.is_zero()) {
+            let unnamed = matches!(error, Some(SendError::Status { retry_after: None, .. }));
+            let doubled = if unnamed { 2u32.pow(self.unnamed.saturating_sub(1).min(6)) } else { 1 };
+            let pause = (pause * doubled).min(verdict::LONGEST_WAIT);
+            self.wait(now + pause, error.cloned().unwrap_or(SendError::AskedToWait));
+        } else if matches!(error, None | Some(SendError::Status { .. })) && self.waits(now).is_none() {
+            self.wait = None;
+        }
+    }
+
+    /// An answer says what is left of the vendor's limit.
+    pub fn note_left(&mut self, left: Left, now: Instant) {
+        self.left = Some((left.requests, now + left.resets.unwrap_or(LEFT_COUNTS).min(LEFT_COUNTS_LONGEST)));
+    }
+
+    /// What is left of the vendor's limit, if it said so and the limit did not begin anew since.
+    pub fn left(&self, now: Instant) -> Option<u64> {
+        self.left.filter(|(_, until)| *until > now).map(|(left, _)| left)
+    }
+
+    // === Room for a job ===
+
+    /// Takes leave for a job while there is no wait; whether it is the first after one. Where there are no
+    /// limits of our own, the others go when that was answered: all that waited would be too many at once.
+    ///
+    /// # Errors
+    /// Not before then.
+    pub fn admit(&mut self, provider: &Arc<str>, now: Instant) -> Result<bool, Instant> {
+        if self.pace.is_some() && self.under_way >= GITHUB_AT_ONCE {
+            self.waiting.insert(provider.clone());
+            return Err(now + NO_ROOM);
+        }
+        if let Some(pace) = &mut self.pace {
+            pace.take(now)?;
+        }
+        let wait = self.wait.as_mut().filter(|_| self.pace.is_none());
+        if wait.as_ref().is_some_and(|wait| wait.tried) {
+            self.waiting.insert(provider.clone());
+            return Err(now + NO_ROOM);
+        }
+        let first = wait.map(|wait| wait.tried = true).is_some();
+        self.under_way += 1;
+        Ok(first)
+    }
+
+    /// A job ended, which [`Account::admit`] said was the `first` after a wait or not; who found no room
+    /// before and may find some now.
+    pub fn end(&mut self, first: bool, wrote: bool) -> Vec<Arc<str>> {
+        self.under_way -= 1;
+        if let Some(wait) = self.wait.as_mut().filter(|_| first) {
+            wait.tried = false;
+        }
+        let Some(pace) = &mut self.pace else { return self.waiting.drain().collect() };
+        pace.end(wrote);
+        take(&mut self.waiting, GITHUB_AT_ONCE.saturating_sub(self.under_way))
+    }
+
+    // === Refusals ===
+
+    /// See [`super::Pass::check`].
+    pub fn check<'a>(
+        account: &'a Mutex<Account>,
+        provider: &Arc<str>,
+        repository: &Arc<str>,
+        now: Instant,
+    ) -> Result<Canary<'a>, SendError> {
+        let mut locked = account.lock();
+        let mut canary = Canary { account, scopes: Vec::new() };
+        let mut held = None;
+        for scope in scopes(repository) {
+            let Some(refusal) = locked.refusals.get_mut(&scope) else { continue };
+            let pause = match refusal.until {
+                None => LOOK,
+                Some(until) if until > now => until - now,
+                Some(_) if refusal.canary => verdict::parked(refusal.times),
+                Some(_) => {
+                    refusal.canary = true;
+                    canary.scopes.push(scope);
+                    continue;
+                }
+            };
+            refusal.holds.insert(provider.clone());
+            held = Some(SendError::Held { pause, told: false, because: Box::new(refusal.because.clone()) });
+            break;
+        }
+        // Dropped first: what it gives back is in the account.
+        drop(locked);
+        match held {
+            None => Ok(canary),
+            Some(held) => Err(held),
+        }
+    }
+
+    /// See [`super::Pass::held`].
+    pub fn held(&self, repository: &Arc<str>, now: Instant) -> Option<SendError> {
+        let scopes = scopes(repository);
+        let refusal = scopes.iter().filter_map(|scope| self.refusals.get(scope));
+        let mut pauses = refusal.map(|refusal| {
+            let left = |until: Instant| until.saturating_duration_since(now);
+            (refusal, refusal.until.map_or(LOOK, left))
+        });
+        let (refusal, pause) = pauses.find(|(_, pause)| !pause.is_zero())?;
+        Some(SendError::Held { pause, told: false, because: Box::new(refusal.because.clone()) })
+    }
+
+    /// Whether nothing of the like may be tried by then.
+    pub fn refuses(&self, repository: &Arc<str>, by: Instant) -> bool {
+        let scopes = scopes(repository);
+        let mut refusals = scopes.iter().filter_map(|scope| self.refusals.get(scope));
+        refusals.any(|refusal| refusal.until.is_none_or(|until| until > by))
+    }
+
+    /// Notes what came of a job when that concerns its like; how long these are left alone. Those that
+    /// were under way together count as one.
+    pub fn note(
+        &mut self,
+        error: &SendError,
+        provider: &Arc<str>,
+        repository: &Arc<str>,
+        now: Instant,
+    ) -> Option<Duration> {
+        let scope = match verdict::verdict(error) {
+            Verdict::Park(Scope::Credential) => Scope::Credential,
+            Verdict::Park(Scope::Repository(_)) => Scope::Repository(repository.clone()),
+            _ => return None,
+        };
+        let forever = scope == Scope::Credential;
+        let refusal = self.refusals.entry(scope).or_insert_with(|| Refusal {
+            because: error.clone(),
+            until: None,
+            times: 0,
+            canary: false,
+            holds: HashSet::new(),
+        });
+        refusal.holds.insert(provider.clone());
+        if refusal.times == 0 || refusal.until.is_some_and(|until| until <= now) {
+            let pause = verdict::parked(refusal.times);
+            refusal.until = (!forever).then_some(now + pause);
+            refusal.times += 1;
+            refusal.because = error.clone();
+        }
+        Some(refusal.until.map_or(LOOK, |until| until - now))
+    }
+
+    /// See [`super::Pass::worked`].
+    pub fn worked(&mut self, repository: &Arc<str>) -> Vec<Arc<str>> {
+        if self.refusals.is_empty() {
+            return Vec::new();
+        }
+        scopes(repository).iter().filter_map(|scope| self.refusals.remove(scope)).flat_map(|is| is.holds).collect()
+    }
+
+    /// See [`super::Budget::forget_refusals`].
+    pub fn forget_refusals(&mut self, provider: &str) {
+        self.refusals.retain(|_, refusal| !refusal.holds.contains(provider));
+    }
+}
+
+/// What a refusal may be about.
+fn scopes(repository: &Arc<str>) -> [Scope; 2] {
+    [Scope::Credential, Scope::Repository(repository.clone())]
+}
+
+impl Drop for Canary<'_> {
+    fn drop(&mut self) {
+        if self.scopes.is_empty() {
+            return;
+        }
+        let mut account = self.account.lock();
+        for scope in &self.scopes {
+            if let Some(refusal) = account.refusals.get_mut(scope) {
+                refusal.canary = false;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Ticket;
+    use super::super::tests::{MINUTE, SECOND, Scene, status};
+    use super::*;
+    use crate::clock::Clock;
+    use crate::outbound::Gate;
+
+    #[test]
+    fn a_wait_is_that_of_a_credential_at_a_host() {
+        let scene = Scene::new();
+        let one = scene.pass("one", "git.example.org", "token");
+        let twin = scene.pass("twin", "git.example.org", "token");
+        let other = scene.pass("other", "git.example.org", "another");
+        let elsewhere = scene.pass("elsewhere", "example.org", "token");
+        one.answered(Some(&status(429, Some(30), "")), None);
+        for held in [&one, &twin] {
+            assert_eq!(scene.left(held), 30 * SECOND);
+            assert!(matches!(held.enter(), Err(SendError::Held { told: true, .. })));
+        }
+        for free in [&other, &elsewhere] {
+            assert_eq!(scene.left(free), Duration::ZERO);
+            assert_eq!(free.enter(), Ok(()));
+        }
+        // A shorter one does not end it; a good answer that was under way does not either.
+        twin.answered(Some(&status(503, Some(1), "")), None);
+        twin.answered(None, None);
+        assert_eq!(scene.left(&one), 30 * SECOND);
+        // It outlives the Provider, and is kept for another process once.
+        let until = scene.clock.now() + 30 * SECOND;
+        assert_eq!(twin.unsaved_wait().map(|(until, _)| until), Some(until));
+        assert_eq!(one.unsaved_wait(), None);
+        drop((one, twin));
+        let again = scene.pass("again", "git.example.org", "token");
+        assert_eq!(scene.left(&again), 30 * SECOND);
+        scene.clock.turn(30 * SECOND);
+        assert_eq!(again.enter(), Ok(()));
+        assert_eq!(scene.left(&again), Duration::ZERO);
+
+        // As an earlier process was told; and as a good answer asks.
+        other.wait(scene.clock.now() + SECOND);
+        assert_eq!((scene.left(&other), other.unsaved_wait()), (SECOND, None));
+        again.answered(None, Some(5 * SECOND));
+        assert_eq!(scene.left(&again), 5 * SECOND);
+    }
+
+    #[test]
+    fn after_a_wait_one_goes_first_and_the_rest_when_it_was_answered() {
+        let scene = Scene::new();
+        let one = scene.pass("one", "git.example.org", "token");
+        let twin = scene.pass("twin", "git.example.org", "token");
+        let other = scene.pass("other", "git.example.org", "another");
+        let limit = status(429, Some(30), "");
+        let release = |ticket: Ticket| ticket.end(true).release.into_iter().collect::<HashSet<_>>();
+        one.answered(Some(&limit), None);
+        scene.clock.turn(30 * SECOND);
+        let first = one.admit().expect("it is over");
+        for held in [&one, &twin] {
+            assert_eq!(scene.left(held), NO_ROOM);
+        }
+        assert_eq!(scene.left(&other), Duration::ZERO);
+        // It is not over yet.
+        one.answered(Some(&limit), None);
+        assert_eq!(release(first), HashSet::from(["one".into(), "twin".into()]));
+        assert_eq!(scene.left(&twin), 30 * SECOND);
+        scene.clock.turn(30 * SECOND);
+
+        // One that sends nothing makes way for the next, and so does one that is not answered.
+        one.admit().expect("one").end(false);
+        let first = twin.admit().expect("the next");
+        twin.answered(Some(&SendError::Timeout), None);
+        assert_eq!(scene.left(&one), NO_ROOM);
+        assert_eq!(release(first), HashSet::from(["one".into()]));
+        let _first = one.admit().expect("the next");
+        assert_eq!(scene.left(&twin), NO_ROOM);
+        // Whatever the answer says, if it is not to wait.
+        one.answered(Some(&status(404, None, "")), None);
+        let all: Vec<_> = [&one, &twin, &one].map(|pass| pass.admit().expect("all")).into_iter().collect();
+        drop(all);
+
+        // At github.com our own limits see to it.
+        let hub = scene.pass("hub", "github.com", "token");
+        hub.answered(Some(&limit), None);
+        scene.clock.turn(30 * SECOND);
+        let _two = [hub.admit().expect("one"), hub.admit().expect("another")];
+    }
+
+    #[test]
+    fn a_limit_without_a_time_waits_twice_as_long_each_time() {
+        let scene = Scene::new();
+        let pass = scene.pass("one", "github.example.org", "token");
+        let limit = status(403, None, "You have exceeded a secondary rate limit");
+        for minutes in [1, 2, 4, 8, 16, 32, 64, 64] {
+            pass.answered(Some(&limit), None);
+            // Others that were under way make it no longer.
+            pass.answered(Some(&limit), None);
+            assert_eq!(scene.left(&pass), minutes * MINUTE);
+            scene.clock.turn(minutes * MINUTE);
+        }
+        pass.answered(None, None);
+        pass.answered(Some(&limit), None);
+        assert_eq!(scene.left(&pass), MINUTE);
+    }
+
+    #[test]
+    fn a_refused_credential_waits_for_a_change_and_for_nothing_else() {
+        let scene = Scene::new();
+        let one = scene.pass("one", "git.example.org", "token");
+        let twin = scene.pass("twin", "git.example.org", "token");
+        drop(one.check().expect("nothing is known"));
+        assert_eq!(one.note(&status(401, None, "")), Some(LOOK));
+        scene.clock.turn(24 * LOOK);
+        assert!(matches!(twin.check(), Err(SendError::Held { told: false, pause: LOOK, .. })));
+        scene.budget.forget_refusals("a third");
+        assert!(one.check().is_err());
+        assert!(scene.pass("one", "git.example.org", "a better token").check().is_ok());
+        scene.budget.forget_refusals("twin");
+        assert!(one.check().is_ok());
+    }
+
+    #[test]
+    fn a_refused_repository_sends_one_canary_after_ten_minutes_doubling_to_an_hour() {
+        let scene = Scene::new();
+        let one = scene.pass("one", "git.example.org", "token");
+        let twin = scene.pass("twin", "git.example.org", "token");
+        let refused = status(403, None, "");
+        for minutes in [10, 20, 40, 60, 60] {
+            let canary = one.check().expect("a canary");
+            let others = twin.check().map(drop);
+            assert!(minutes == 10 || matches!(others, Err(SendError::Held { .. })), "one canary at a time");
+            assert_eq!(one.note(&refused), Some(minutes * MINUTE));
+            assert_eq!(twin.note(&refused), Some(minutes * MINUTE), "those under way together count as one");
+            drop(canary);
+            scene.clock.turn(minutes * MINUTE - SECOND);
+            assert!(matches!(one.check(), Err(SendError::Held { pause: SECOND, .. })));
+            scene.clock.turn(SECOND);
+        }
+        // One that brings nothing to light makes way for the next.
+        drop(one.check().expect("a canary"));
+        let _canary = twin.check().expect("a canary");
+        assert!(one.check().is_err());
+        let mut woken = twin.worked();
+        woken.sort();
+        assert_eq!(woken, ["one".into(), "twin".into()]);
+        assert!(one.check().is_ok());
+        // A commit that is not there says nothing of the repository.
+        assert_eq!(one.note(&status(404, None, "404 Commit Not Found")), None);
+        assert!(one.check().is_ok());
+    }
+}

@@ -1,0 +1,218 @@
+//! Whether a host bears another request: how many at once, and what becomes of one that fails. The budget
+//! asks and tells it; time comes in with each call.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Freed, NO_ROOM, take};
+use crate::outbound::SendError;
+
+/// Jobs under way at a host at most: a quarter of all there may be, so that one host that hangs
+/// leaves room for the others.
+const MOST_PER_HOST: usize = 128;
+
+/// Jobs under way at a host that did not answer yet, or failed lately; each answer makes room for one
+/// more. As many as one Provider may have, so that forty that hang at once leave room for others too.
+const FIRST_PER_HOST: usize = 8;
+
+/// A host fails when this much speaks against it in a row: three requests that brought no answer or
+/// one of a gateway, or twelve times 500. A 500 may be about one commit (Gitea answers so for one
+/// that it does not have).
+const FAILS: u32 = 12;
+const NO_ANSWER: u32 = 4;
+const FAULT: u32 = 1;
+
+/// While a host fails, one canary goes out this often (rule R9).
+const CANARY: Duration = Duration::from_secs(10);
+
+/// A host, by one way.
+#[derive(Debug)]
+pub(super) struct Host {
+    against: u32,
+    room: usize,
+    under_way: usize,
+    /// It fails; the next canary goes out then.
+    canary_at: Option<Instant>,
+    canary: bool,
+    /// What it failed with last.
+    fails_with: Option<SendError>,
+    /// Providers that found no room, or that failed here.
+    waiting: HashSet<Arc<str>>,
+    failed: HashSet<Arc<str>>,
+    /// It failed until just now: those who wait for it are to be told.
+    recovered: bool,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self {
+            against: 0,
+            room: FIRST_PER_HOST,
+            under_way: 0,
+            canary_at: None,
+            canary: false,
+            fails_with: None,
+            waiting: HashSet::new(),
+            failed: HashSet::new(),
+            recovered: false,
+        }
+    }
+}
+
+impl Host {
+    /// Whether a job may go there now.
+    ///
+    /// # Errors
+    /// Not before then.
+    pub fn has_room(&mut self, provider: &Arc<str>, now: Instant) -> Result<(), Instant> {
+        if let Some(at) = self.canary_at {
+            if self.canary || at > now {
+                self.waiting.insert(provider.clone());
+                return Err(at.max(now + NO_ROOM));
+            }
+        } else if self.under_way >= self.room {
+            self.waiting.insert(provider.clone());
+            return Err(now + NO_ROOM);
+        }
+        Ok(())
+    }
+
+    /// A job that there is room for goes there; whether it is a canary.
+    pub fn begin(&mut self, now: Instant) -> bool {
+        self.under_way += 1;
+        let canary = self.canary_at.is_some();
+        if canary {
+            self.canary = true;
+            self.canary_at = Some(now);
+        }
+        canary
+    }
+
+    /// Whether a job may go there by then, as far as is known.
+    pub fn may_go_by(&self, by: Instant) -> bool {
+        self.canary_at.is_none_or(|at| at <= by)
+    }
+
+    /// See [`super::Pass::host_fails`].
+    pub fn fails(&self) -> (bool, bool) {
+        (self.canary_at.is_some(), self.canary)
+    }
+
+    /// What it fails with, while it does.
+    pub fn fails_with(&self) -> Option<&SendError> {
+        self.fails_with.as_ref()
+    }
+
+    /// A request was answered or not; `told`: the answer named a wait.
+    pub fn answered(&mut self, error: Option<&SendError>, told: bool, provider: &Arc<str>, now: Instant) {
+        let against = match error {
+            None => 0,
+            Some(SendError::Connect | SendError::Timeout | SendError::Broken) => NO_ANSWER,
+            Some(SendError::Status { status, .. }) => match (status.as_u16(), told) {
+                (502..=504, false) => NO_ANSWER,
+                (500, false) => FAULT,
+                _ => 0,
+            },
+            // Neither well nor ill: what answers there is not the vendor.
+            Some(_) => return,
+        };
+        if against == 0 {
+            self.against = 0;
+            self.fails_with = None;
+            self.recovered |= self.canary_at.take().is_some();
+            if !self.recovered {
+                self.failed.clear();
+            }
+            self.room = (self.room + 1).min(MOST_PER_HOST);
+            return;
+        }
+        self.failed.insert(provider.clone());
+        self.against = (self.against + against).min(FAILS);
+        if self.against >= FAILS {
+            self.room = FIRST_PER_HOST;
+            self.fails_with = error.cloned();
+            // Since the canary went out, or since it began to fail.
+            let began = self.canary_at.filter(|at| *at <= now).unwrap_or(now);
+            self.canary_at = Some(self.canary_at.filter(|at| *at > now).unwrap_or(began + CANARY));
+        }
+    }
+
+    /// A job ended, which [`Host::begin`] said was a `canary` or not.
+    pub fn end(&mut self, canary: bool, freed: &mut Freed) {
+        self.under_way -= 1;
+        if canary {
+            self.canary = false;
+        }
+        if std::mem::take(&mut self.recovered) {
+            freed.release.extend(self.waiting.drain());
+            freed.wake.extend(self.failed.drain());
+        } else if self.canary_at.is_none() {
+            freed.release.extend(take(&mut self.waiting, self.room.saturating_sub(self.under_way)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Scene, status};
+    use super::*;
+    use crate::outbound::Gate;
+
+    #[test]
+    fn a_host_that_fails_gets_one_canary_every_ten_seconds_whose_answer_wakes_all() {
+        for (failure, in_a_row) in [(SendError::Timeout, 3), (status(502, None, ""), 3), (status(500, None, ""), 12)] {
+            let scene = Scene::new();
+            let one = scene.pass("one", "git.example.org", "token");
+            let other = scene.pass("other", "git.example.org", "another");
+            let elsewhere = scene.pass("elsewhere", "example.org", "token");
+            for number in 1..=in_a_row {
+                assert_eq!(scene.left(&other), Duration::ZERO, "{failure:?}, {number}");
+                let ticket = one.admit().expect("leave");
+                one.answered(Some(&failure), None);
+                ticket.end(true);
+            }
+            for _ in 0..10 {
+                assert_eq!(scene.left(&one), CANARY);
+                assert_eq!((scene.left(&other), scene.left(&elsewhere)), (CANARY, Duration::ZERO));
+                scene.clock.turn(CANARY);
+                let canary = one.admit().expect("a canary");
+                assert_eq!(scene.left(&other), NO_ROOM, "one at a time");
+                one.answered(Some(&failure), None);
+                assert_eq!(canary.end(true), Freed::default());
+            }
+            // One that sends nothing makes way for the next at once.
+            scene.clock.turn(CANARY);
+            one.admit().expect("a canary").end(false);
+            let canary = one.admit().expect("a canary");
+            assert_eq!(scene.left(&other), NO_ROOM);
+            one.answered(Some(&status(404, None, "")), None);
+            let freed = canary.end(true);
+            let release: HashSet<_> = freed.release.into_iter().collect();
+            assert_eq!(release, HashSet::from(["one".into(), "other".into()]));
+            assert_eq!(freed.wake, ["one".into()]);
+            assert_eq!((scene.left(&one), scene.left(&other)), (Duration::ZERO, Duration::ZERO));
+        }
+    }
+
+    #[test]
+    fn a_host_has_room_by_how_it_answers() {
+        let scene = Scene::new();
+        let one = scene.pass("one", "git.example.org", "token");
+        let other = scene.pass("other", "git.example.org", "another");
+        let mut tickets: Vec<_> = (0..FIRST_PER_HOST).map(|_| one.admit().expect("room")).collect();
+        assert_eq!(scene.left(&other), NO_ROOM);
+        one.answered(None, None);
+        let freed = tickets.pop().expect("some").end(true);
+        assert_eq!(freed.release, ["other".into()]);
+        tickets.extend([one.admit().expect("room"), other.admit().expect("one more")]);
+        assert_eq!(scene.left(&other), NO_ROOM);
+        for _ in 0..1000 {
+            one.answered(None, None);
+        }
+        while let Ok(ticket) = one.admit() {
+            tickets.push(ticket);
+        }
+        assert_eq!(tickets.len(), MOST_PER_HOST);
+    }
+}

@@ -1,0 +1,430 @@
+//! Whether a request may go out now (rules R8 and R9): waits that vendors named, refusals, GitHub's
+//! limits, and hosts that fail. `delivery` asks before it claims a job, `outbound` before each request
+//! and tells what came of it; `resolve` gives each Provider its [`Pass`].
+//!
+//! | what | shared by Providers with the same | ends |
+//! |---|---|---|
+//! | a wait that the vendor named | credential and host | by time, 65 minutes at most; then one goes first, and the rest when it was answered |
+//! | a refused credential (401, 407, a sign-in page) | credential and host | when the Provider or a Secret of it changes |
+//! | a refused repository (403, 404, …) | credential, host and repository | by one canary that works: after 10 minutes, doubling to an hour |
+//! | limits of our own, at github.com and ghe.com | credential and host | never |
+//! | a host that fails | host, and the way to it: TLS, proxy, timeout | by one canary that is answered: one every 10 s |
+//!
+//! A credential is known by a fingerprint with a key of this process, and is kept nowhere. What is
+//! kept is bounded by the Providers there are, and by the waits that run.
+
+mod account;
+mod host;
+mod pace;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::{hmac, rand};
+use parking_lot::Mutex;
+
+use self::account::Account;
+pub use self::account::Canary;
+use self::host::Host;
+use super::verdict::{self, Verdict};
+use crate::clock::Clock;
+use crate::outbound::{Gate, Left, SendError};
+
+/// How long a Provider that finds no room is left aside; it is asked again sooner when there is some.
+const NO_ROOM: Duration = Duration::from_secs(1);
+
+/// The budgets of all.
+pub struct Budget {
+    clock: Arc<dyn Clock>,
+    key: hmac::Key,
+    accounts: Mutex<HashMap<[u8; 32], Arc<Mutex<Account>>>>,
+    hosts: Mutex<HashMap<[u8; 32], Arc<Mutex<Host>>>>,
+}
+
+/// What of a Provider tells its budget from others'.
+#[derive(Clone, Debug)]
+pub struct Caller<'a> {
+    /// UID of the Provider.
+    pub provider: Arc<str>,
+    /// Host and port; in lower case.
+    pub host: &'a str,
+    /// Whether everybody may read the host's name: not when it stands in a Secret.
+    pub is_public: bool,
+    /// Everything that the vendor knows a caller by: tokens, users, passwords, secret addresses.
+    pub credential: &'a [&'a [u8]],
+    /// The way to the host: what makes it fail for one Provider and work for another.
+    pub route: &'a [&'a [u8]],
+    /// The repository there.
+    pub repository: Arc<str>,
+}
+
+/// A Provider's part in the budgets. Tells `outbound` whether a request may go out.
+pub struct Pass {
+    clock: Arc<dyn Clock>,
+    provider: Arc<str>,
+    repository: Arc<str>,
+    account: Arc<Mutex<Account>>,
+    host: Arc<Mutex<Host>>,
+}
+
+/// Hosts that [`Budget::left`] tells apart.
+const MAX_HOSTS: usize = 64;
+
+/// The rest of them, and those whose names are nobody's business.
+const OTHER: &str = "other";
+
+/// Leave for one job.
+#[must_use]
+pub struct Ticket {
+    pass: Arc<Pass>,
+    /// It is the first after a wait.
+    first: bool,
+    /// It is to see whether the host still fails.
+    canary: bool,
+}
+
+/// Who may be asked for again when a job ended.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Freed {
+    /// Providers that found no room.
+    pub release: Vec<Arc<str>>,
+    /// Providers whose jobs wait for another try, of which there is hope now.
+    pub wake: Vec<Arc<str>>,
+}
+
+impl Budget {
+    /// Nothing is known yet.
+    pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+        let mut key = [0; 32];
+        rand::fill(&mut key).expect("the system has random numbers");
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+        Arc::new(Self { clock, key, accounts: Mutex::default(), hosts: Mutex::default() })
+    }
+
+    /// A Provider's part.
+    pub fn pass(&self, identity: &Caller<'_>) -> Arc<Pass> {
+        let now = self.clock.now();
+        let host = identity.host.as_bytes();
+        let account = {
+            let mut accounts = self.accounts.lock();
+            // What nobody uses is forgotten, but not that it must be left alone.
+            accounts.retain(|_, account| Arc::strong_count(account) > 1 || account.lock().waits(now).is_some());
+            let id = self.fingerprint(host, identity.credential);
+            let new = || Arc::new(Mutex::new(Account::at(identity.host, now)));
+            let account = accounts.entry(id).or_insert_with(new).clone();
+            if identity.is_public {
+                account.lock().host.get_or_insert_with(|| identity.host.into());
+            }
+            account
+        };
+        let host = {
+            let mut hosts = self.hosts.lock();
+            hosts.retain(|_, host| Arc::strong_count(host) > 1);
+            hosts.entry(self.fingerprint(host, identity.route)).or_default().clone()
+        };
+        let (provider, repository) = (identity.provider.clone(), identity.repository.clone());
+        Arc::new(Pass { clock: self.clock.clone(), provider, repository, account, host })
+    }
+
+    /// What vendors say is left of their limits, by host: of several credentials there, the least. Hosts
+    /// that no Provider names are left out, and so is what was said of a period that is over.
+    pub fn left(&self) -> BTreeMap<Arc<str>, u64> {
+        let now = self.clock.now();
+        let (mut hosts, mut others) = (BTreeMap::new(), Vec::new());
+        for account in self.accounts.lock().values().filter(|account| Arc::strong_count(account) > 1) {
+            let account = account.lock();
+            let Some(left) = account.left(now) else { continue };
+            match &account.host {
+                Some(host) => {
+                    let least = hosts.entry(host.clone()).or_insert(left);
+                    *least = left.min(*least);
+                }
+                None => others.push(left),
+            }
+        }
+        while hosts.len() > MAX_HOSTS {
+            others.extend(hosts.pop_last().map(|(_, left)| left));
+        }
+        hosts.extend(others.into_iter().min().map(|left| (OTHER.into(), left)));
+        hosts
+    }
+
+    fn fingerprint(&self, host: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.key);
+        for part in [host].iter().chain(parts) {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        context.sign().as_ref().try_into().expect("SHA-256 has 32 bytes")
+    }
+
+    /// The Provider or a Secret of it changed: what was refused may be granted now. Waits stand.
+    pub fn forget_refusals(&self, provider: &str) {
+        for account in self.accounts.lock().values() {
+            account.lock().forget_refusals(provider);
+        }
+    }
+}
+
+/// Takes so many out.
+fn take(from: &mut HashSet<Arc<str>>, count: usize) -> Vec<Arc<str>> {
+    if count >= from.len() {
+        return from.drain().collect();
+    }
+    let some: Vec<_> = from.iter().take(count).cloned().collect();
+    some.iter().for_each(|provider| {
+        from.remove(provider);
+    });
+    some
+}
+
+impl Pass {
+    /// Asks leave for a job.
+    ///
+    /// # Errors
+    /// Not now; ask again then, or when the Provider is [`Freed`].
+    pub fn admit(self: &Arc<Self>) -> Result<Ticket, Instant> {
+        let now = self.clock.now();
+        let mut account = self.account.lock();
+        let mut host = self.host.lock();
+        if let Some(wait) = account.waits(now) {
+            return Err(wait.until);
+        }
+        host.has_room(&self.provider, now)?;
+        let first = account.admit(&self.provider, now)?;
+        let canary = host.begin(now);
+        Ok(Ticket { pass: self.clone(), first, canary })
+    }
+
+    /// Whether a request may go out by then at all, as far as is known: not during a wait that ends
+    /// later, and neither while its like are refused, nor while the host fails, and the next canary goes
+    /// out later.
+    pub fn may_go_by(&self, by: Instant) -> bool {
+        let account = self.account.lock();
+        account.waits(by).is_none() && !account.refuses(&self.repository, by) && self.host.lock().may_go_by(by)
+    }
+
+    /// Asks whether the like of a job was refused.
+    ///
+    /// # Errors
+    /// It was: [`SendError::Held`].
+    pub fn check(&self) -> Result<Canary<'_>, SendError> {
+        Account::check(&self.account, &self.provider, &self.repository, self.clock.now())
+    }
+
+    /// Why its like is left alone, for a job that was let through a moment ago.
+    pub fn held(&self) -> Option<SendError> {
+        self.account.lock().held(&self.repository, self.clock.now())
+    }
+
+    /// What keeps requests from going out now: what a wait, a refusal or the host's failing began with.
+    pub fn held_by(&self) -> Option<SendError> {
+        let now = self.clock.now();
+        let account = self.account.lock();
+        let wait = account.waits(now).map(|wait| wait.because.clone());
+        wait.or_else(|| account.held(&self.repository, now)).or_else(|| self.host.lock().fails_with().cloned())
+    }
+
+    /// Notes what came of a job when that concerns its like; how long these are left alone.
+    pub fn note(&self, error: &SendError) -> Option<Duration> {
+        self.account.lock().note(error, &self.provider, &self.repository, self.clock.now())
+    }
+
+    /// How long nothing may be sent, because the vendor said so.
+    pub fn waits(&self) -> Option<Duration> {
+        let now = self.clock.now();
+        Some(self.account.lock().waits(now)?.until - now)
+    }
+
+    /// Whether the host is left alone but for canaries, and whether one is under way.
+    pub fn host_fails(&self) -> (bool, bool) {
+        self.host.lock().fails()
+    }
+
+    /// A job was delivered: nothing of its like is refused any more. Gives the Providers that held
+    /// some back.
+    pub fn worked(&self) -> Vec<Arc<str>> {
+        self.account.lock().worked(&self.repository)
+    }
+
+    /// The vendor wants nothing until then, as an earlier process was told.
+    pub fn wait(&self, until: Instant) {
+        self.account.lock().restore_wait(until);
+    }
+
+    /// A wait that was told and is not kept for another process yet; given once.
+    pub fn unsaved_wait(&self) -> Option<(Instant, SendError)> {
+        self.account.lock().unsaved_wait(self.clock.now())
+    }
+}
+
+impl Gate for Pass {
+    fn enter(&self) -> Result<(), SendError> {
+        let now = self.clock.now();
+        match self.account.lock().waits(now) {
+            None => Ok(()),
+            Some(wait) => {
+                Err(SendError::Held { pause: wait.until - now, told: true, because: Box::new(wait.because.clone()) })
+            }
+        }
+    }
+
+    fn answered(&self, error: Option<&SendError>, pause: Option<Duration>) {
+        let now = self.clock.now();
+        let told = match error.map(verdict::verdict) {
+            None => pause,
+            Some(Verdict::Wait(pause)) => Some(pause),
+            Some(_) => None,
+        };
+        self.account.lock().answered(error, told, now);
+        self.host.lock().answered(error, told.is_some(), &self.provider, now);
+    }
+
+    fn left(&self, left: Left) {
+        self.account.lock().note_left(left, self.clock.now());
+    }
+}
+
+impl Ticket {
+    /// The job ended; `wrote`: it may have changed something at the vendor.
+    pub fn end(self, wrote: bool) -> Freed {
+        let release = self.pass.account.lock().end(self.first, wrote);
+        let mut freed = Freed { release, wake: Vec::new() };
+        self.pass.host.lock().end(self.canary, &mut freed);
+        freed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::TurnedClock;
+
+    pub(super) const SECOND: Duration = Duration::from_secs(1);
+    pub(super) const MINUTE: Duration = Duration::from_secs(60);
+
+    pub(super) struct Scene {
+        pub clock: Arc<TurnedClock>,
+        pub budget: Arc<Budget>,
+    }
+
+    impl Scene {
+        pub fn new() -> Self {
+            let clock = TurnedClock::new();
+            Self { budget: Budget::new(clock.clone()), clock }
+        }
+
+        pub fn pass(&self, provider: &str, host: &str, token: &str) -> Arc<Pass> {
+            self.budget.pass(&Caller {
+                provider: provider.into(),
+                host,
+                is_public: !host.starts_with("secret"),
+                credential: &[token.as_bytes()],
+                route: &[],
+                repository: "acme/fleet".into(),
+            })
+        }
+
+        /// How long until this Provider may be asked for again; nothing when it may go now.
+        pub fn left(&self, pass: &Arc<Pass>) -> Duration {
+            match pass.admit() {
+                Ok(ticket) => {
+                    ticket.end(false);
+                    Duration::ZERO
+                }
+                Err(until) => until - self.clock.now(),
+            }
+        }
+    }
+
+    pub(super) fn status(code: u16, seconds: Option<u64>, body: &str) -> SendError {
+        SendError::Status {
+            status: http::StatusCode::from_u16(code).expect("valid"),
+            retry_after: seconds.map(Duration::from_secs),
+            body: body.to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_limit_is_told_by_host_for_as_long_as_it_counts() {
+        let scene = Scene::new();
+        let told = |pass: &Pass, requests, seconds: Option<u64>| {
+            pass.left(crate::outbound::Left { requests, resets: seconds.map(Duration::from_secs) });
+        };
+        let left = || scene.budget.left().into_iter().map(|(host, left)| (host.to_string(), left)).collect::<Vec<_>>();
+        let of = |host: &str, left| (host.to_owned(), left);
+        let one = scene.pass("one", "git.example.org", "token");
+        let other = scene.pass("other", "git.example.org", "another");
+        let elsewhere = scene.pass("elsewhere", "example.org", "token");
+        let hidden = scene.pass("hidden", "secret.example.org", "token");
+        assert_eq!(left(), [], "nobody said anything");
+        told(&one, 7, Some(30));
+        told(&other, 9, Some(60));
+        told(&elsewhere, 1, Some(u64::MAX));
+        told(&elsewhere, 4000, None);
+        told(&hidden, 3, None);
+        assert_eq!(left(), [of("example.org", 4000), of("git.example.org", 7), of("other", 3)]);
+        told(&one, 6, Some(30));
+        assert_eq!(left()[1].1, 6, "what was said last counts");
+        scene.clock.turn(30 * SECOND);
+        assert_eq!(left()[1].1, 9, "the limit of the first began anew");
+        drop(other);
+        assert_eq!(left(), [of("example.org", 4000), of("other", 3)], "no Provider has the credential any more");
+        drop(hidden);
+        scene.clock.turn(60 * MINUTE);
+        assert_eq!(left(), []);
+
+        let all: Vec<_> = (0..MAX_HOSTS as u64 + 6)
+            .map(|number| {
+                let pass = scene.pass("many", &format!("{number:03}.example.org"), "token");
+                told(&pass, 100 + number, None);
+                pass
+            })
+            .collect();
+        let seen = left();
+        assert_eq!((seen.len(), &seen[MAX_HOSTS]), (MAX_HOSTS + 1, &of("other", 100 + MAX_HOSTS as u64)));
+        drop(all);
+    }
+
+    #[test]
+    fn what_is_held_for_longer_is_known_not_to_go() {
+        let scene = Scene::new();
+        let at = |seconds: u64| scene.clock.now() + Duration::from_secs(seconds);
+        let waits = scene.pass("waits", "git.example.org", "waits");
+        assert_eq!(waits.held_by(), None);
+        waits.answered(Some(&status(429, Some(30), "")), None);
+        assert_eq!(waits.held_by(), Some(status(429, Some(30), "")));
+        assert!(!waits.may_go_by(at(29)) && waits.may_go_by(at(30)));
+
+        let refused = scene.pass("refused", "git.example.org", "refused");
+        assert!(refused.may_go_by(at(0)));
+        refused.note(&status(403, None, ""));
+        assert!(!refused.may_go_by(at(599)) && refused.may_go_by(at(600)));
+        assert!(
+            matches!(refused.held_by(), Some(SendError::Held { because, .. }) if *because == status(403, None, ""))
+        );
+        refused.note(&status(401, None, ""));
+        assert!(!refused.may_go_by(at(100_000)), "a credential waits for a change");
+
+        let fails = scene.pass("fails", "example.org", "fails");
+        (0..3).for_each(|_| fails.answered(Some(&SendError::Timeout), None));
+        assert!(!fails.may_go_by(at(9)) && fails.may_go_by(at(10)));
+        assert_eq!(fails.held_by(), Some(SendError::Timeout));
+        fails.answered(None, None);
+        assert_eq!(fails.held_by(), None);
+        assert!(fails.may_go_by(at(0)));
+    }
+
+    #[test]
+    fn a_credential_is_kept_nowhere() {
+        let scene = Scene::new();
+        let _pass = scene.pass("one", "git.example.org", "planted-credential");
+        let kept: Vec<_> = scene.budget.accounts.lock().keys().copied().collect();
+        assert_eq!(kept.len(), 1);
+        assert!(!kept[0].windows(8).any(|part| b"planted-credential".windows(8).any(|plain| plain == part)));
+        let other = Scene::new();
+        let _pass = other.pass("one", "git.example.org", "planted-credential");
+        assert!(!other.budget.accounts.lock().contains_key(&kept[0]), "the key is the process' own");
+    }
+}
