@@ -24,9 +24,12 @@ use crate::compose::Notice;
 /// Calls that share one transaction at most: what keeps the first of them from waiting for ever.
 const BATCH: usize = 2048;
 
-/// How long callers are waited for at most that shared the last transactions and are likely to come
-/// again: as long as the sync they spare, but no longer than this.
+/// How long callers are waited for that shared the last transactions and are likely to come again, before
+/// it is looked whether most of them came: as long as the sync they spare, but no longer than this.
 const AGAIN: Duration = Duration::from_millis(1);
+
+/// How often it is looked for them at most.
+const LOOKS: usize = 3;
 
 /// How often what nobody waits for is written, and the file is looked at for wishes of operators. What
 /// ended in that time is written at once: jobs that came one after the other go in one sweep.
@@ -162,7 +165,10 @@ impl Writer {
             let ends = matches!(first, Err(RecvTimeoutError::Disconnected));
             let mut batch: Vec<Call> = first.into_iter().collect();
             batch.extend(calls.try_iter().take(BATCH));
-            if !batch.is_empty() && batch.len() < likely {
+            for _ in 0..LOOKS {
+                if batch.is_empty() || batch.len() >= likely - likely / 8 {
+                    break;
+                }
                 std::thread::sleep(took.min(AGAIN));
                 batch.extend(calls.try_iter().take(BATCH));
             }
