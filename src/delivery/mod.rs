@@ -11,6 +11,7 @@ mod places;
 mod report;
 pub mod resolve;
 mod set;
+mod sharing;
 pub mod troubles;
 mod verdict;
 
@@ -156,6 +157,7 @@ impl Delivery {
         self.0.resolver.budget().forget_refusals(uid);
         self.0.outbox.wake(uid);
         self.0.outbox.forget_speaker(uid);
+        self.0.forget_sharing(uid);
         self.wake();
     }
 

@@ -40,6 +40,9 @@ impl Inner {
         let wanted = Said::Status { state: Some(status.state), description: status.description.as_str().into() };
         let now = self.clock.now();
         let known = self.outbox.known(&place);
+        if let Some(known) = &known {
+            self.tell_of_sharing(job, &known.by);
+        }
         let found = match &known {
             Some(known) if known.said == Said::Uncertain => Some((now, vendor.read(status).await?.said(name))),
             Some(known) if now < self.instant(known.at) + CONFIRMED => None,

@@ -1,5 +1,5 @@
 //! What is remembered of places is checked by the hour; a status that somebody else writes over is
-//! restored once and then left to them (rule R6).
+//! restored once and then left to them (rule R6); Providers that write one status are told of (rule R2).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::logs::Logs;
 use crate::order::foreign;
 use crate::scene::{Scene, forge, git, token};
 use crate::support::app::DEADLINE;
-use crate::support::flux::{FluxEvent, Manifest, alert, kustomization_event, sha};
+use crate::support::flux::{FluxEvent, Manifest, alert, kustomization_event, provider, sha};
 use crate::support::forge::{Fault, Forge};
 use crate::support::wait;
 
@@ -280,4 +280,45 @@ async fn while_others_may_write_nothing_is_contested() {
     }
     assert_eq!((scene.ended(Outcome::Delivered), scene.ended(Outcome::Refused)), (4, 0));
     scene.end(4, 8).await;
+}
+
+#[tokio::test]
+async fn two_providers_of_one_name_are_told_of_once_and_contest_nothing() {
+    let logs = Logs::collect();
+    let forge = forge().await;
+    let address = format!("{}/acme/fleet", forge.url());
+    let one_name = |name: &str| provider("github", name, &address).secret("token").spec("commitStatusExpr", "'fleet'");
+    let of = |name: &str, object| alert(name, name).sources(json!([{"kind": "Kustomization", "name": object}]));
+    let manifests = [one_name("one"), one_name("two"), of("one", "web"), of("two", "api"), token()];
+    let (scene, clock) = with(forge, manifests).await;
+    let shared = &["condition=Healthy", "status=True", "another Provider writes the same commit statuses"];
+    let api = fail().named("api");
+    // Each says its own: the last to speak is heard, whenever that is.
+    for _ in 0..3 {
+        scene.tell([&ok(), &api]).await;
+        clock.turn(61);
+    }
+    assert_eq!((scene.ended(Outcome::Delivered), scene.ended(Outcome::Refused)), (6, 0));
+    let states = scene.states(&sha(1), "fleet");
+    assert_eq!(states, ["success", "failure", "success", "failure", "success", "failure"]);
+    assert_eq!(logs.count(&["two Providers write the same commit statuses"]), 1);
+    for name in ["name=one", "name=two"] {
+        logs.until(&[shared.as_slice(), &[name]].concat()).await;
+    }
+    let named = |line: &&str| line.contains("condition=Healthy") && line.contains("name=one") && line.contains("two");
+    assert_eq!(logs.text().lines().find(named), None, "a condition names no other tenant's object");
+
+    // One takes a name of its own, and neither has anything to say of the other.
+    let told = || ["name=one", "name=two"].map(|name| logs.count(&["condition=Healthy", name]));
+    let before = told();
+    scene.change("two", |folder| drop(folder.write(&one_name("two").spec("commitStatusExpr", "'own'")))).await;
+    scene.tell([&ok(), &api]).await;
+    wait::until(DEADLINE, "both conditions to be plain again", || async {
+        told().iter().zip(before).all(|(now, before)| *now > before).then_some(())
+    })
+    .await;
+    assert_eq!(logs.count(&["condition=Healthy", "another Provider writes"]), 2, "said of each once");
+    assert_eq!(logs.count(&["two Providers write the same commit statuses"]), 1, "it is over");
+    let (reads, writes) = (scene.forge.reads(), scene.forge.writes());
+    scene.end(reads, writes).await;
 }
