@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::budget::Pass;
 use super::report::Why;
-use super::{Inner, Try};
+use super::{Inner, Try, listings};
 use crate::compose::{CommitStatus, State};
 use crate::ops::metrics::Outcome;
 use crate::outbound::SendError;
@@ -20,7 +20,7 @@ const FRESH: Duration = Duration::from_secs(60);
 
 /// What is known of a place is believed this long after the vendor confirmed it. A listing is good as long:
 /// it is one for all statuses of a commit, whenever each was written.
-const CONFIRMED: Duration = Duration::from_secs(3600);
+const CONFIRMED: Duration = listings::KEPT;
 
 impl Inner {
     /// Makes a place say `status`: nothing when it does already.
