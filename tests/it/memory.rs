@@ -2,40 +2,18 @@
 //! restored once and then left to them (rule R6); Providers that write one status are told of (rule R2).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use herald::clock::{Clock, SystemClock};
 use herald::ops::metrics::Outcome;
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::logs::Logs;
 use crate::order::foreign;
 use crate::scene::{Scene, forge, git, token};
 use crate::support::app::DEADLINE;
+use crate::support::clock::Ahead;
 use crate::support::flux::{FluxEvent, Manifest, alert, kustomization_event, provider, sha};
 use crate::support::forge::{Fault, Forge};
 use crate::support::wait;
-
-/// The system's clock, ahead by as much as a test turned it.
-#[derive(Default)]
-struct Ahead(Mutex<Duration>);
-
-impl Ahead {
-    fn turn(&self, minutes: u64) {
-        *self.0.lock() += Duration::from_secs(60 * minutes);
-    }
-}
-
-impl Clock for Ahead {
-    fn now(&self) -> Instant {
-        SystemClock.now() + *self.0.lock()
-    }
-
-    fn wall(&self) -> jiff::Timestamp {
-        SystemClock.wall() + *self.0.lock()
-    }
-}
 
 async fn scene(kind: &str) -> (Scene, Arc<Ahead>) {
     let forge = forge().await;

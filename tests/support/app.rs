@@ -39,7 +39,12 @@ impl Herald {
 
     /// Watches the cluster `client` speaks to.
     pub async fn cluster(client: impl Into<Connection>, flags: &[&str]) -> Self {
-        Self::start(Arc::new(SystemClock), Source::Cluster(client.into()), flags).await
+        Self::cluster_by(Arc::new(SystemClock), client, flags).await
+    }
+
+    /// Watches the cluster `client` speaks to, and takes the time from this clock.
+    pub async fn cluster_by(clock: Arc<dyn Clock>, client: impl Into<Connection>, flags: &[&str]) -> Self {
+        Self::start(clock, Source::Cluster(client.into()), flags).await
     }
 
     async fn start(clock: Arc<dyn Clock>, source: Source, flags: &[&str]) -> Self {
