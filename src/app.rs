@@ -69,6 +69,14 @@ impl App {
     /// # Errors
     /// What keeps it from starting, in words with the flag to change.
     pub async fn start(cli: &Cli, source: Source) -> anyhow::Result<Self> {
+        Self::start_by(Arc::new(SystemClock), cli, source).await
+    }
+
+    /// The same by another clock: a test turns it.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub async fn start_by(clock: Arc<dyn Clock>, cli: &Cli, source: Source) -> anyhow::Result<Self> {
         crate::install_tls_provider();
         let namespace = match (cli.watch_all_namespaces, &cli.runtime_namespace) {
             (true, _) => None,
@@ -80,7 +88,6 @@ impl App {
         for gate in &cli.feature_gates {
             tracing::info!(logger = "setup", gate = gate.name, enabled = gate.on, "loading feature gate");
         }
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let events = bind("--events-addr", &cli.events_addr).await?;
         let health_listener = bind("--health-addr", &cli.health_addr).await?;
         let metrics_listener = bind("--metrics-addr", &cli.metrics_addr).await?;

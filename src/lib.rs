@@ -21,7 +21,7 @@
 //! * [`cel`]: the expressions users write, compiled when an object changes.
 //! * [`compose`]: what is to be said: metadata, commit, state, name, words.
 //! * [`outbox`]: what was accepted and is not said yet, on disk; what each place was last told.
-//! * [`delivery`]: order inside a Slot, retries, one look before an unknown place is written.
+//! * [`delivery`]: order inside a Slot, retries, one look before an unknown place is written, no fight about one.
 //! * [`vendors`]: one file per Provider type, and the table of them.
 //! * [`outbound`]: the only code that opens connections to vendors.
 //! * [`cluster`]: watches, or a directory of files, behind [`view`].

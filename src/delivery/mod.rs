@@ -10,6 +10,8 @@ mod listings;
 mod places;
 mod report;
 pub mod resolve;
+mod set;
+mod sharing;
 pub mod troubles;
 mod verdict;
 
@@ -31,11 +33,11 @@ use self::resolve::Resolver;
 use self::troubles::Troubles;
 pub use self::verdict::{Scope, Verdict, verdict};
 use crate::clock::Clock;
-use crate::compose::{CommitStatus, Notice, text};
+use crate::compose::{Notice, text};
 use crate::ops::metrics::{Metrics, Outcome};
 use crate::outbound::SendError;
-use crate::outbox::{Act, Job, NewJob, Operation, Outbox, Retry, Said, Settled, Settlement, Subject};
-use crate::vendors::{Service, Statuses};
+use crate::outbox::{Act, Job, NewJob, Operation, Outbox, Retry, Settled, Settlement};
+use crate::vendors::Service;
 use crate::view::View;
 
 /// Requests under way at once, over all Providers: what a small pod's memory and sockets bear.
@@ -81,6 +83,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     deadlines: Deadlines,
+    /// What seconds of the memory of places are counted from.
+    started: Instant,
     listings: Listings,
     /// Waits that an earlier process was told, of Providers that are not known yet, by UID.
     restored: Mutex<Vec<(Arc<str>, Instant)>>,
@@ -121,6 +125,7 @@ impl Delivery {
     ) -> Self {
         Self(Arc::new(Inner {
             restored: Mutex::new(outbox.waits()),
+            started: clock.now(),
             outbox,
             view,
             resolver,
@@ -163,10 +168,13 @@ impl Delivery {
         move || budget.left()
     }
 
-    /// A Provider or a Secret of it changed: what waits for it is tried now.
+    /// A Provider or a Secret of it changed, or it is gone: what waits for it is tried now, and what was
+    /// contested is tried once more.
     pub fn provider_changed(&self, uid: &str) {
         self.0.resolver.budget().forget_refusals(uid);
         self.0.outbox.wake(uid);
+        self.0.outbox.forget_speaker(uid);
+        self.0.forget_sharing(uid);
         self.wake();
     }
 
@@ -383,63 +391,6 @@ impl Inner {
             reason = Why::sent(&because).reason,
             "the vendor asks to wait: nothing is sent with this credential meanwhile"
         );
-    }
-
-    /// Makes a place say `status` (rule R6): nothing when it does already, a look first when we do
-    /// not know what it says.
-    async fn set(
-        &self,
-        job: &Job,
-        pass: &Pass,
-        vendor: &dyn Statuses,
-        status: &CommitStatus,
-        wrote: &AtomicBool,
-    ) -> Result<Try, SendError> {
-        let name = self.name_at_vendor(job);
-        let place = format!("{}{}/{name}", vendor.repository(), status.commit);
-        let _held = self.places.hold(&place).await;
-
-        let wanted = Said::Status { state: Some(status.state), description: status.description.as_str().into() };
-        let says = match self.outbox.said(&place) {
-            Some(Said::Uncertain) => vendor.read(status).await?.said(name),
-            Some(known) => known,
-            None => {
-                let commit = format!("{}{}", vendor.repository(), status.commit);
-                // Whoever waited here for a read that was refused does not ask again.
-                let read = async {
-                    match pass.held() {
-                        Some(held) => Err(held),
-                        None => vendor.read(status).await.inspect_err(|error| {
-                            pass.note(error);
-                        }),
-                    }
-                };
-                let asked = if vendor.reads_whole_commits() { &commit } else { &place };
-                // While others write too, only what is read from now on counts.
-                let fresh = if self.outbox.is_trusted() { listings::FRESH } else { Duration::ZERO };
-                self.listings.get(asked, self.clock.now(), fresh, read).await?.said(name)
-            }
-        };
-        if says == wanted {
-            self.outbox.note(&place, wanted);
-            return Ok(Try::Unchanged);
-        }
-        if self.outbox.is_superseded(job) {
-            return Ok(Try::Superseded);
-        }
-        self.outbox.note(&place, Said::Uncertain);
-        wrote.store(true, Ordering::Relaxed);
-        vendor.write(status).await?;
-        self.outbox.note(&place, wanted);
-        Ok(Try::Delivered)
-    }
-
-    /// The status' name as the vendor compares it.
-    fn name_at_vendor<'a>(&self, job: &'a Job) -> &'a str {
-        match &job.new.subject {
-            Subject::Slot(slot) => &slot.name,
-            Subject::Stream { .. } => "",
-        }
     }
 
     fn judge(&self, job: &Job, pass: &Pass, error: SendError) -> Try {

@@ -233,6 +233,20 @@ impl Inner {
         }
     }
 
+    /// A status that somebody else had overwritten was restored; that is not done twice.
+    pub(super) fn restored(&self, job: &Job) {
+        let new = &job.new;
+        let about = About::Alert(new.alert.clone());
+        if let Some(unsaid) = self.telling.quiet.admit(about, "Overwritten", self.clock.now()) {
+            about_alert!(
+                warn,
+                new,
+                "somebody else wrote over a commit status; it was restored, once",
+                notLogged = unsaid
+            );
+        }
+    }
+
     /// Tells of the Provider; `stands`: it is a trouble of Provider and Alert.
     fn failed(&self, job: &Job, why: &Why, stands: bool) {
         let new = &job.new;
@@ -282,7 +296,8 @@ impl Inner {
         }
     }
 
-    fn worked(&self, new: &NewJob) {
+    /// It works: nothing stands any more.
+    pub(super) fn worked(&self, new: &NewJob) {
         let Some(stood) = self.telling.troubles.worked(|| abouts(new)) else { return };
         let about = About::Provider(new.provider.clone());
         let Some(unsaid) = self.telling.quiet.admit(about, WORKS, self.clock.now()) else { return };

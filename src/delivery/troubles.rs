@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::sharing::Sharing;
 use crate::api::Key;
 
 /// A standing failure that goes on is counted, but told anew only this often.
@@ -47,6 +48,8 @@ pub struct Trouble {
 /// forgotten that are gone.
 #[derive(Debug, Default)]
 pub struct Troubles {
+    /// Providers that write the same statuses, which is no trouble yet.
+    pub sharing: Sharing,
     state: Mutex<State>,
     /// How many stand, so that a delivery that works costs nothing while none does.
     standing: AtomicUsize,

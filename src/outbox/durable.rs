@@ -19,7 +19,7 @@ use super::record::{self, Times};
 use super::store::{self, Store};
 use super::writer::{Call, Calls, Shared, Writer};
 use super::{
-    Counts, Fate, Held, Job, JobId, Limits, May, NewJob, Operation, Outbox, PutError, Receipt, Retry, Said, Settled,
+    Counts, Fate, Held, Job, JobId, Known, Limits, May, NewJob, Operation, Outbox, PutError, Receipt, Retry, Settled,
     Settlement, Stamp,
 };
 use crate::clock::Clock;
@@ -280,12 +280,16 @@ impl Outbox for DurableOutbox {
         self.shared.queue.lock().forget_said();
     }
 
-    fn said(&self, place: &str) -> Option<Said> {
-        self.shared.queue.lock().said(place)
+    fn forget_speaker(&self, provider: &str) {
+        self.shared.queue.lock().forget_speaker(provider);
     }
 
-    fn note(&self, place: &str, said: Said) {
-        self.shared.queue.lock().note(place, said);
+    fn known(&self, place: &str) -> Option<Known> {
+        self.shared.queue.lock().known(place)
+    }
+
+    fn note(&self, place: &str, known: Known) {
+        self.shared.queue.lock().note(place, known);
     }
 
     fn held(&self) -> Vec<(Arc<str>, Held)> {

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::queue::{Incoming, Limits, Queue};
 use super::{
-    Counts, Held, Job, JobId, May, NewJob, Operation, Outbox, PutError, Receipt, Said, Settled, Settlement, record,
+    Counts, Held, Job, JobId, Known, May, NewJob, Operation, Outbox, PutError, Receipt, Settled, Settlement, record,
 };
 
 /// See the module.
@@ -114,12 +114,16 @@ impl Outbox for MemoryOutbox {
         self.queue.lock().forget_said();
     }
 
-    fn said(&self, place: &str) -> Option<Said> {
-        self.queue.lock().said(place)
+    fn forget_speaker(&self, provider: &str) {
+        self.queue.lock().forget_speaker(provider);
     }
 
-    fn note(&self, place: &str, said: Said) {
-        self.queue.lock().note(place, said);
+    fn known(&self, place: &str) -> Option<Known> {
+        self.queue.lock().known(place)
+    }
+
+    fn note(&self, place: &str, known: Known) {
+        self.queue.lock().note(place, known);
     }
 
     fn held(&self) -> Vec<(Arc<str>, Held)> {

@@ -194,7 +194,7 @@ pub trait Outbox: Send + Sync + 'static {
     fn due_by(&self, by: Instant) -> HashSet<Arc<str>>;
 
     /// Whether what is remembered of places may be out of date: others write there too. While it
-    /// may, [`Outbox::said`] knows nothing; afterwards it begins anew.
+    /// may, [`Outbox::known`] knows nothing; afterwards it begins anew.
     fn distrust(&self, distrust: bool);
 
     /// Whether what is remembered of places may be relied on.
@@ -203,11 +203,15 @@ pub trait Outbox: Send + Sync + 'static {
     /// Forgets what places were told.
     fn forget_said(&self);
 
+    /// The Provider is another now: forgets that it spoke anywhere, and what is contested with it. Looks
+    /// at every place.
+    fn forget_speaker(&self, provider: &str);
+
     /// What a place was last told, as far as is known.
-    fn said(&self, place: &str) -> Option<Said>;
+    fn known(&self, place: &str) -> Option<Known>;
 
     /// Notes what a place was told.
-    fn note(&self, place: &str, said: Said);
+    fn note(&self, place: &str, known: Known);
 
     /// What is held for each Provider, by UID, waiting and under way apart. Looks at every job.
     fn held(&self) -> Vec<(Arc<str>, Held)>;
@@ -225,7 +229,38 @@ pub trait Outbox: Send + Sync + 'static {
     fn writes(&self) -> bool;
 }
 
-/// What a place (API base, repository, commit, name) was last told (rule R6).
+/// What is known of a place (API base, repository, commit, name).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// What it was last told.
+    pub said: Said,
+    /// When the vendor last confirmed it, in seconds since a moment that whoever notes it chose: an
+    /// `Instant` would make the memory a quarter larger.
+    pub at: u32,
+    /// UID of the Provider through which Herald last told or found it, sharing the Provider's own text;
+    /// empty when that one has changed since.
+    pub by: Arc<str>,
+    /// What others did to what was said.
+    pub disputes: Disputes,
+}
+
+/// How often somebody else was found to have written over what Herald said at a place, since it said so first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Disputes {
+    /// With another state.
+    pub states: u8,
+    /// With other words for the same state, ever.
+    pub words: bool,
+}
+
+impl Known {
+    /// Somebody else wrote another state over it again after it was restored: it is left to them.
+    pub fn is_contested(&self) -> bool {
+        self.disputes.states > 1
+    }
+}
+
+/// What a place was last told (rule R6).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
     /// A request went out and no answer was parsed yet: the vendor must be asked.
@@ -239,4 +274,11 @@ pub enum Said {
         /// Its description.
         description: Arc<str>,
     },
+}
+
+impl Said {
+    /// Whether it is a status of this state, whatever its description.
+    pub fn has_state(&self, wanted: State) -> bool {
+        matches!(self, Self::Status { state: Some(state), .. } if *state == wanted)
+    }
 }

@@ -11,7 +11,9 @@ use hashbrown::HashMap;
 
 use super::fingerprint::Fingerprint;
 use super::repeats::Repeats;
-use super::{Counts, Fate, Generations, Held, Job, JobId, NewJob, PutError, Said, Settled, Settlement, Stamp, Subject};
+use super::{
+    Counts, Fate, Generations, Held, Job, JobId, Known, NewJob, PutError, Settled, Settlement, Stamp, Subject,
+};
 
 /// Bounds of an outbox.
 #[derive(Clone, Copy, Debug)]
@@ -65,8 +67,8 @@ pub(super) struct Queue {
     delayed_subjects: HashMap<JobId, (Instant, Subject)>,
     /// Slots that have no job now, with the stamp of the newest statement accepted.
     settled: Generations<Fingerprint, Stamp>,
-    said: Generations<Fingerprint, Said>,
-    /// Nothing of `said` may be relied on.
+    known: Generations<Fingerprint, Known>,
+    /// Nothing of `known` may be relied on.
     distrusted: bool,
     repeats: Repeats,
     held: usize,
@@ -147,7 +149,7 @@ impl Queue {
             delayed: BTreeSet::new(),
             delayed_subjects: HashMap::new(),
             settled: Generations::new(limits.memory),
-            said: Generations::new(limits.memory),
+            known: Generations::new(limits.memory),
             distrusted: false,
             repeats: Repeats::new(limits.repeat_interval),
             held: 0,
@@ -522,20 +524,32 @@ impl Queue {
 
     /// Forgets what places were told.
     pub fn forget_said(&mut self) {
-        self.said = Generations::new(self.limits.memory);
+        self.known = Generations::new(self.limits.memory);
+    }
+
+    /// See [`super::Outbox::forget_speaker`].
+    pub fn forget_speaker(&mut self, provider: &str) {
+        let nobody: Arc<str> = "".into();
+        self.known.retain(|_, known| {
+            let spoke = *known.by == *provider;
+            if spoke {
+                known.by = nobody.clone();
+            }
+            !(spoke && known.is_contested())
+        });
     }
 
     /// What a place was last told.
-    pub fn said(&self, place: &str) -> Option<Said> {
+    pub fn known(&self, place: &str) -> Option<Known> {
         if self.distrusted {
             return None;
         }
-        self.said.get(&Fingerprint::of(&[place])).cloned()
+        self.known.get(&Fingerprint::of(&[place])).cloned()
     }
 
     /// Notes what a place was told.
-    pub fn note(&mut self, place: &str, said: Said) {
-        self.said.insert(Fingerprint::of(&[place]), said);
+    pub fn note(&mut self, place: &str, known: Known) {
+        self.known.insert(Fingerprint::of(&[place]), known);
     }
 
     /// When the next waiting job becomes due.

@@ -215,7 +215,8 @@ impl Reconciler {
                 let view = self.stores.provider(&object.key)?;
                 let resolved = self.resolver.resolve(&view);
                 let trouble = self.trouble(object, Some(&view));
-                known(&resolved).then(|| provider::conditions(&view, &resolved, trouble.as_ref()))
+                let shares = self.troubles.sharing.shares(&view.provider.meta.uid);
+                known(&resolved).then(|| provider::conditions(&view, &resolved, trouble.as_ref(), shares))
             }
             ObjectKind::Alert => {
                 let alert = self.stores.index.get(&object.key)?;

@@ -19,7 +19,8 @@ const ANNOTATION_VALUES: [(&str, &[&str]); 3] = [
 ];
 
 /// Ready and Healthy. `trouble` is what its deliveries meet with.
-pub fn conditions(view: &ProviderView, resolved: &Resolved, trouble: Option<&Trouble>) -> Vec<Desired> {
+/// `shares`: another Provider writes the same statuses.
+pub fn conditions(view: &ProviderView, resolved: &Resolved, trouble: Option<&Trouble>, shares: bool) -> Vec<Desired> {
     let provider = &view.provider;
     if let Some(Err(error)) = &view.expression {
         let message = format!("spec.commitStatusExpr cannot be used: {error}");
@@ -31,20 +32,23 @@ pub fn conditions(view: &ProviderView, resolved: &Resolved, trouble: Option<&Tro
             let unhealthy = Desired::unhealthy(trouble.reason, format!("deliveries fail: {}", trouble.text));
             return vec![Desired::ready(), unhealthy];
         }
-        (Ok(_), None) => return vec![Desired::ready(), healthy(provider)],
+        (Ok(_), None) => return vec![Desired::ready(), healthy(provider, shares)],
         (Err(error), _) => error,
     };
     let ready = if error.terminal { Desired::not_ready(error.reason, error.message.clone()) } else { Desired::ready() };
     vec![ready, Desired::unhealthy(error.reason, error.message.clone())]
 }
 
-fn healthy(provider: &Provider) -> Desired {
+fn healthy(provider: &Provider, shares: bool) -> Desired {
     let annotations = &provider.meta.annotations;
     let mut about = about_unknown(annotations, &KNOWN_ANNOTATIONS);
     for (name, values) in ANNOTATION_VALUES {
         if annotations.get(name).is_some_and(|value| !values.contains(&value.as_str())) {
             about += &format!("; the value of annotation {name} is without effect; it can be {}", values.join(" or "));
         }
+    }
+    if shares {
+        about += "; another Provider writes the same commit statuses, and the last to speak is heard";
     }
     Desired::healthy(format!("address, Secrets and TLS settings are in order{about}"))
 }

@@ -1,10 +1,13 @@
 //! What people see of deliveries that fail: Kubernetes Events on the Alert, conditions on Alert and
 //! Provider. And that only the leader tells, in few requests.
 
+use std::sync::Arc;
+
 use herald::cluster::Connection;
 use serde_json::{Value, json};
 
 use super::support::app::{DEADLINE, Herald};
+use super::support::clock::Ahead;
 use super::support::flux::{FluxEvent, alert, kustomization_event, provider, secret, sha};
 use super::support::forge::{Fault, Forge};
 use super::support::wait;
@@ -107,6 +110,51 @@ async fn a_delivery_that_fails_for_good_is_told_until_one_works() {
     let again = space.event("Alert", "git", "NotificationDispatchFailed", 2).await;
     assert_eq!(again["metadata"]["name"], event["metadata"]["name"]);
     assert_eq!(again["firstTimestamp"], event["firstTimestamp"]);
+    herald.stop().await;
+}
+
+#[tokio::test]
+async fn a_status_that_somebody_else_keeps_writing_is_told_of_as_contested() {
+    let space = Space::new("events").await;
+    let forge = forge().await;
+    space.told_at("git", &repository(&forge)).await;
+    let clock = Arc::new(Ahead::default());
+    let herald = space.herald_by(clock.clone()).await;
+    for kind in ["Provider", "Alert"] {
+        space.in_order(kind, "git").await;
+    }
+    let tell = async || {
+        space.post(&herald, web(1)).await;
+        herald.idle().await;
+    };
+    tell().await;
+    let context = forge.statuses(&sha(1)).remove(0).context;
+    let theirs = json!({"state": "error", "context": context, "description": REMOTE});
+    for _ in 0..2 {
+        let url = format!("{}/api/v3/repos/acme/fleet/statuses/{}", forge.url(), sha(1));
+        let answer = reqwest::Client::new()
+            .post(url)
+            .bearer_auth("another")
+            .json(&theirs)
+            .send()
+            .await
+            .expect("the host answers");
+        assert_eq!(answer.status(), 201);
+        clock.turn(61);
+        tell().await;
+    }
+    space.unhealthy("git", "Contested", "somebody else wrote over a commit status").await;
+    space.event("Alert", "git", "NotificationDispatchFailed", 1).await;
+    // The same again counts it up, once a minute.
+    clock.turn(2);
+    tell().await;
+    space.event("Alert", "git", "NotificationDispatchFailed", 2).await;
+
+    space.post(&herald, web(2)).await;
+    for kind in ["Provider", "Alert"] {
+        space.in_order(kind, "git").await;
+    }
+    assert_eq!(forge.statuses(&sha(1)).len(), 4, "written, restored once, and twice by others");
     herald.stop().await;
 }
 

@@ -132,6 +132,12 @@ impl<'a> Space<'a> {
         Herald::cluster(client, &[&["--watch-all-namespaces=false", &namespace], flags].concat()).await
     }
 
+    /// The same by another clock.
+    async fn herald_by(&self, clock: Arc<dyn herald::clock::Clock>) -> Herald {
+        let namespace = format!("--runtime-namespace={}", self.name);
+        Herald::cluster_by(clock, self.client.clone(), &["--watch-all-namespaces=false", &namespace]).await
+    }
+
     /// The objects of a kind.
     fn objects(&self, kind: &str) -> Objects {
         let version = if matches!(kind, "Alert" | "Provider") { GROUP_VERSION } else { "v1" };

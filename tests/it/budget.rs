@@ -184,7 +184,7 @@ async fn while_a_host_fails_one_canary_goes_out_and_its_answer_wakes_all() {
 /// What is between an event and the vendor, by a clock that the test turns.
 struct Turned {
     clock: Arc<TurnedClock>,
-    pipeline: Pipeline,
+    pipeline: Arc<Pipeline>,
     stores: Arc<Stores>,
     _folder: Folder,
 }
@@ -208,7 +208,7 @@ impl Turned {
         let (told, known) = (outbox.clone(), stores.clone());
         let delivery = Delivery::new(told, known, resolver, clock.clone(), metrics.clone(), deadlines);
         tokio::spawn(delivery.clone().run());
-        let pipeline = Pipeline {
+        let pipeline = Arc::new(Pipeline {
             index: stores.index.clone(),
             view: stores.clone(),
             outbox,
@@ -216,7 +216,7 @@ impl Turned {
             clock: clock.clone(),
             metrics,
             no_cross_namespace: false,
-        };
+        });
         Self { clock, pipeline, stores, _folder: folder }
     }
 

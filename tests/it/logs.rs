@@ -2,11 +2,12 @@
 //! the test's own thread, and so does its logging.
 
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use herald::ops::logging::{self, Encoding, LogLevel};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tracing::Dispatch;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -23,11 +24,17 @@ pub struct Logs {
     _guard: DefaultGuard,
 }
 
+/// Registered beside those of the tests, and takes nothing. Of a single subscriber `tracing` asks only on the
+/// thread that comes to a line first, which may be that of a test without one: then nobody gets the line.
+static SECOND: LazyLock<Dispatch> =
+    LazyLock::new(|| Dispatch::new(tracing_subscriber::fmt().with_writer(std::io::sink).finish()));
+
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Logs {
     pub fn collect() -> Self {
+        LazyLock::force(&SECOND);
         let lines = Lines::default();
         let subscriber =
             tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_ansi(false).with_writer(lines.clone());
@@ -36,6 +43,7 @@ impl Logs {
 
     /// The lines as Herald prints them, with `--log-level=debug`.
     pub fn printed() -> Self {
+        LazyLock::force(&SECOND);
         let lines = Lines::default();
         let subscriber = logging::subscriber(LogLevel::Debug, Encoding::Json, lines.clone());
         Self { _guard: tracing::subscriber::set_default(subscriber), lines }

@@ -23,6 +23,7 @@ mod ingest;
 mod logs;
 mod manifests;
 mod matching;
+mod memory;
 mod metrics;
 mod network;
 mod operate;

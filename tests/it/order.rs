@@ -25,7 +25,7 @@ fn fail(commit: &str) -> FluxEvent {
 }
 
 /// Somebody else writes statuses at the host.
-async fn foreign(forge: &Forge, kind: &str, commit: &str, bodies: impl IntoIterator<Item = serde_json::Value>) {
+pub async fn foreign(forge: &Forge, kind: &str, commit: &str, bodies: impl IntoIterator<Item = serde_json::Value>) {
     let api = if kind == "gitea" { "api/v1" } else { "api/v3" };
     let url = format!("{}/{api}/repos/acme/fleet/statuses/{commit}", forge.url());
     let client = reqwest::Client::new();

@@ -13,8 +13,8 @@ use herald::clock::{Clock, TurnedClock};
 use herald::compose::{CommitStatus, Notice, Slot, State};
 use herald::matching::gate::Marks;
 use herald::outbox::{
-    Act, Counts, DurableOutbox, Fate, Job, Limits, MemoryOutbox, NewJob, Operation, Options, Outbox, PutError, Reader,
-    RepeatKey, Retry, Said, Settled, Settlement, Stamp, Subject,
+    Act, Counts, Disputes, DurableOutbox, Fate, Job, Known, Limits, MemoryOutbox, NewJob, Operation, Options, Outbox,
+    PutError, Reader, RepeatKey, Retry, Said, Settled, Settlement, Stamp, Subject,
 };
 use proptest::prelude::*;
 
@@ -484,10 +484,11 @@ proptest! {
         let outbox = MemoryOutbox::new(LIMITS);
         for (number, place) in places.iter().enumerate() {
             let said = Said::Status { state: None, description: number.to_string().as_str().into() };
-            outbox.note(&place.to_string(), said.clone());
-            prop_assert_eq!(outbox.said(&place.to_string()), Some(said));
+            let known = Known { said, at: number as u32, by: "uid".into(), disputes: Disputes::default() };
+            outbox.note(&place.to_string(), known.clone());
+            prop_assert_eq!(outbox.known(&place.to_string()), Some(known));
         }
-        let known = (0..200u32).filter(|place| outbox.said(&place.to_string()).is_some()).count();
+        let known = (0..200u32).filter(|place| outbox.known(&place.to_string()).is_some()).count();
         prop_assert!(known <= LIMITS.memory);
     }
 }

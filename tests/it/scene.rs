@@ -2,6 +2,7 @@
 //! test here begins and ends.
 
 use std::borrow::Borrow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use herald::clock::{Clock, SystemClock};
@@ -65,8 +66,12 @@ pub fn token() -> Manifest {
 
 /// A Herald that reads the folder and knows Bitbucket Cloud's API to be at the forge.
 pub async fn herald(forge: &Forge, folder: &Folder, flags: &[&str]) -> Herald {
+    herald_by(Arc::new(SystemClock), forge, folder, flags).await
+}
+
+async fn herald_by(clock: Arc<dyn Clock>, forge: &Forge, folder: &Folder, flags: &[&str]) -> Herald {
     let bitbucket = format!("--bitbucket-api-base-url={}/2.0", forge.url());
-    Herald::manifests(folder.path(), &[&[bitbucket.as_str()], flags].concat()).await
+    Herald::manifests_by(clock, folder.path(), &[&[bitbucket.as_str()], flags].concat()).await
 }
 
 impl Scene {
@@ -90,6 +95,13 @@ impl Scene {
     pub async fn with(forge: Forge, manifests: impl IntoIterator<Item = Manifest>, flags: &[&str]) -> Self {
         let folder = Folder::with(manifests);
         let herald = herald(&forge, &folder, flags).await;
+        Self { forge, folder, herald }
+    }
+
+    /// These manifests, and a clock that the test may be ahead of.
+    pub async fn by(clock: Arc<dyn Clock>, forge: Forge, manifests: impl IntoIterator<Item = Manifest>) -> Self {
+        let folder = Folder::with(manifests);
+        let herald = herald_by(clock, &forge, &folder, &[]).await;
         Self { forge, folder, herald }
     }
 

@@ -2,11 +2,13 @@
 //! that speaks to it as its users do: events in, statuses out.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use herald::app::{App, Source};
 use herald::cli::Cli;
+use herald::clock::{Clock, SystemClock};
 use herald::cluster::Connection;
 use serde_json::Value;
 
@@ -27,15 +29,25 @@ pub struct Herald {
 impl Herald {
     /// Reads a directory of manifests.
     pub async fn manifests(dir: &Path, flags: &[&str]) -> Self {
-        Self::start(Source::Manifests(dir.to_owned()), flags).await
+        Self::manifests_by(Arc::new(SystemClock), dir, flags).await
+    }
+
+    /// Reads a directory of manifests, and the time from this clock.
+    pub async fn manifests_by(clock: Arc<dyn Clock>, dir: &Path, flags: &[&str]) -> Self {
+        Self::start(clock, Source::Manifests(dir.to_owned()), flags).await
     }
 
     /// Watches the cluster `client` speaks to.
     pub async fn cluster(client: impl Into<Connection>, flags: &[&str]) -> Self {
-        Self::start(Source::Cluster(client.into()), flags).await
+        Self::cluster_by(Arc::new(SystemClock), client, flags).await
     }
 
-    async fn start(source: Source, flags: &[&str]) -> Self {
+    /// Watches the cluster `client` speaks to, and takes the time from this clock.
+    pub async fn cluster_by(clock: Arc<dyn Clock>, client: impl Into<Connection>, flags: &[&str]) -> Self {
+        Self::start(clock, Source::Cluster(client.into()), flags).await
+    }
+
+    async fn start(clock: Arc<dyn Clock>, source: Source, flags: &[&str]) -> Self {
         let outbox = tempfile::tempdir().expect("a folder for the outbox");
         let path = format!("--outbox-path={}", outbox.path().join("outbox.db").display());
         let mut all =
@@ -46,7 +58,7 @@ impl Herald {
         }
         let cli = Cli::try_parse_from(all).expect("valid flags");
         herald::install_tls_provider();
-        let app = App::start(&cli, source).await.expect("Herald starts");
+        let app = App::start_by(clock, &cli, source).await.expect("Herald starts");
         let herald = Self { app, outbox, http: reqwest::Client::new() };
         let ready = format!("http://{}/readyz", herald.app.health);
         wait::until(DEADLINE, "Herald to be ready", || async { wait::answers(&ready).await.then_some(()) }).await;

@@ -6,6 +6,7 @@
 pub mod apiserver;
 pub mod app;
 pub mod assets;
+pub mod clock;
 pub mod flux;
 pub mod forge;
 pub mod gitea;
