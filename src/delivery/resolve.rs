@@ -194,7 +194,7 @@ impl Resolver {
         let pass = self.pass_of(view, is_status, &address, api_url.as_ref(), credentials, &route);
         let token = value("token");
         let identity = match (&*spec.kind, &token) {
-            ("github", None) if value("password").is_none() => self.github_app(&secret)?,
+            ("github", None) if value("password").is_none() => self.github_app(view, &secret)?,
             ("azuredevops", None) => self.azure(view, &tls, proxy.as_ref())?,
             _ => None,
         };
@@ -294,12 +294,16 @@ impl Resolver {
     }
 
     /// The GitHub App of a Secret without a token.
-    fn github_app(&self, secret: &Option<Referent>) -> Result<Option<Identity>, ResolveError> {
+    fn github_app(&self, view: &ProviderView, secret: &Option<Referent>) -> Result<Option<Identity>, ResolveError> {
         let Some(Referent { name, data }) = secret else { return Ok(None) };
         let app = App::parse(|key| data.trimmed(key))
             .map_err(|why| wrong("InvalidCredentials", format!("{name} cannot be used: {why}")))?;
-        let tokens = self.identities.tokens.clone();
-        Ok(app.map(|app| Identity::GitHubApp(GitHubApp { app: Arc::new(app), tokens })))
+        let Identities { tokens, .. } = &self.identities;
+        let (tokens, key) = (tokens.clone(), &view.provider.meta.key);
+        Ok(app.map(|app| {
+            let user = tokens.user(&key.namespace, &key.name);
+            Identity::GitHubApp(GitHubApp { app: Arc::new(app), tokens, user })
+        }))
     }
 
     /// The workload identity of a Provider without a token: that of its ServiceAccount, else
@@ -346,6 +350,7 @@ impl Resolver {
             client,
             clock: self.clock.clone(),
             tokens: tokens.clone(),
+            user: tokens.user(&view.provider.meta.key.namespace, &view.provider.meta.key.name),
         })))
     }
 
