@@ -25,7 +25,7 @@ use crate::delivery::{Deadlines, Delivery};
 use crate::ingest::Door;
 use crate::ops::health;
 use crate::ops::metrics::Metrics;
-use crate::outbound::auth::{AzureEnvironment, ServiceAccounts, Tokens};
+use crate::outbound::auth::{AzureEnvironment, ServiceAccounts, Tokens, Uses};
 use crate::outbox::{self, DurableOutbox, Limits, MemoryOutbox, Outbox};
 use crate::pipeline::Pipeline;
 use crate::reconcile::{ClusterWriter, Events, LogWriter, Reconciler};
@@ -100,6 +100,7 @@ impl App {
             Source::Manifests(_) => None,
         };
         let identities = identities(cli, accounts, clock.clone())?;
+        tell_of_tokens(&metrics, &identities.tokens);
         let stores = Arc::new(Stores::default());
         let view: Arc<dyn View> = stores.clone();
         let resolver = Arc::new(Resolver::new(clock.clone(), cli.bitbucket_api_base_url.clone(), identities));
@@ -395,6 +396,45 @@ fn tell_of_outbox(metrics: &Metrics, outbox: &Arc<dyn Outbox>, view: &Arc<dyn Vi
             held().into_iter().map(|(labels, (_, oldest))| (labels, age(oldest))).collect()
         },
     );
+}
+
+/// The cache of tokens, under the names and labels of Flux's controller (spec/pipeline.md 6.3).
+fn tell_of_tokens(metrics: &Metrics, tokens: &Arc<Tokens>) {
+    let of = tokens.clone();
+    metrics.counted_elsewhere(
+        "gotk_token_cache_events",
+        "Tokens that a Provider asked for, by whether one was there",
+        ["event_type", "kind", "name", "namespace", "operation"],
+        move || {
+            let rows = |Uses { namespace, name, hits, misses }: Uses| {
+                [("cache_hit", hits), ("cache_miss", misses)].map(|(event, count)| {
+                    ([event.into(), "Provider".into(), name.clone(), namespace.clone(), "post".into()], count)
+                })
+            };
+            let rows: Vec<([Arc<str>; 5], u64)> = of.uses().into_iter().flat_map(rows).collect();
+            rows
+        },
+    );
+    let of = tokens.clone();
+    metrics.counted_elsewhere(
+        "gotk_token_cache_requests",
+        "Tokens asked for, by whether one was had",
+        ["status"],
+        move || {
+            let (given, denied) = of.requests();
+            vec![(["success"], given), (["failure"], denied)]
+        },
+    );
+    let of = tokens.clone();
+    metrics.counted_elsewhere(
+        "gotk_token_cache_evictions",
+        "Tokens that went because there was no room for them",
+        [],
+        move || vec![([""; 0], of.evictions())],
+    );
+    let of = tokens.clone();
+    metrics
+        .at_scrape("gotk_token_cached_items", "Tokens that are kept", [], move || vec![([""; 0], of.cached() as u64)]);
 }
 
 /// Where this replica's Leases are.

@@ -4,8 +4,10 @@
 //! A missed limit fails nothing: how busy a machine is would decide the colour of a build. What
 //! does fail is a run that measured nothing, such as a program that does not start.
 
+mod burst;
 mod events;
 mod matching;
+mod memory;
 mod outbox;
 mod programs;
 mod relay;
@@ -39,7 +41,8 @@ const MANY_ALERTS: usize = 5_000;
 /// See [`MANY_ALERTS`].
 const MANY_PROVIDERS: usize = 500;
 
-/// Events after which memory is read, besides before the first and after the last.
+/// Events after which memory is read in `traffic`, besides before the first and after the last; in
+/// `memory`, what is shown of the readings.
 const GROWN: usize = 20_000;
 
 /// Measures Herald and prints one table.
@@ -59,6 +62,10 @@ struct Options {
     /// Events a second where latency is measured.
     #[arg(long, default_value_t = 500.0)]
     rate: f64,
+
+    /// Events over which memory is watched.
+    #[arg(long, default_value_t = 200_000)]
+    told: usize,
 
     /// Keep-alive connections that events come on.
     #[arg(long, default_value_t = 32)]
@@ -85,8 +92,10 @@ enum Part {
     Outbox,
     /// Events from the door to the vendor.
     Traffic,
-    /// Resident memory.
+    /// Resident memory: at rest, and over many events.
     Memory,
+    /// Many objects on one commit, at a vendor that takes its time.
+    Burst,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -107,6 +116,10 @@ fn main() -> anyhow::Result<()> {
     if wanted(Part::Traffic) || wanted(Part::Memory) {
         let programs = measure_programs(&options, wanted(Part::Traffic), wanted(Part::Memory), &mut table);
         runtime.block_on(async { tokio::time::timeout(DEADLINE, programs).await })??;
+    }
+    if wanted(Part::Burst) {
+        let burst = burst::measure(&options, &mut table);
+        runtime.block_on(async { tokio::time::timeout(DEADLINE, burst).await })??;
     }
     println!("{table}");
     Ok(())
@@ -153,20 +166,14 @@ async fn measure_programs(options: &Options, traffic: bool, memory: bool, table:
         let resident = programs.many.resident()?;
         let what = format!("memory, {MANY_ALERTS} Alerts and {MANY_PROVIDERS} Providers");
         table.judged(what, format!("{resident:.1} MiB"), resident, 40.0, "40 MiB");
+        memory::measure(options, scratch.path(), &vendor, table).await?;
     }
     drop(idle);
     if traffic {
         let mut traffic = Traffic::new(&vendor, options.senders);
         measure_cost(options, &mut traffic, &programs, table).await?;
         measure_latency(options, &mut traffic, &programs, table).await?;
-        let faults = traffic.lost + traffic.twice + traffic.refused;
-        table.judged(
-            "events refused, lost or told twice",
-            format!("{} + {} + {} of {}", traffic.refused, traffic.lost, traffic.twice, traffic.sent),
-            faults as f64,
-            0.0,
-            "none",
-        );
+        traffic.judge("events refused, lost or told twice", table);
     }
     Ok(())
 }

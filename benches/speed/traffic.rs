@@ -15,14 +15,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::events;
+use super::table::Table;
 
 /// How long the vendor waits for the last event of a run.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Where the vendor takes messages.
+pub const MESSAGES: &str = "/messages";
+
 /// What GitHub answers to a status, with the fields and about the length it has there.
 const WRITTEN: &str = r#"{"url":"https://api.github.com/repos/acme/fleet/statuses/6dcb09b5b57875f334f61aebed695e2e4193db5e","avatar_url":"https://avatars.githubusercontent.com/u/1?v=4","id":1234567890,"node_id":"MDY6U3RhdHVzMTIzNDU2Nzg5MA==","state":"success","description":"reconciliation succeeded","target_url":null,"context":"kustomization/app-1/7c5a1d5b","created_at":"2026-01-02T15:04:05Z","updated_at":"2026-01-02T15:04:05Z","creator":{"login":"acme-bot","id":1,"node_id":"MDQ6VXNlcjE=","avatar_url":"https://avatars.githubusercontent.com/u/1?v=4","gravatar_id":"","url":"https://api.github.com/users/acme-bot","html_url":"https://github.com/acme-bot","followers_url":"https://api.github.com/users/acme-bot/followers","following_url":"https://api.github.com/users/acme-bot/following{/other_user}","gists_url":"https://api.github.com/users/acme-bot/gists{/gist_id}","starred_url":"https://api.github.com/users/acme-bot/starred{/owner}{/repo}","subscriptions_url":"https://api.github.com/users/acme-bot/subscriptions","organizations_url":"https://api.github.com/users/acme-bot/orgs","repos_url":"https://api.github.com/users/acme-bot/repos","events_url":"https://api.github.com/users/acme-bot/events{/privacy}","received_events_url":"https://api.github.com/users/acme-bot/received_events","type":"Bot","site_admin":false}}"#;
 
-/// A Git host that has no status yet, and notes when it is told one.
+/// A Git host that has no status yet, and notes when it is told one. Whatever else is posted to it is a
+/// message.
 pub struct Vendor {
     /// Where it is.
     pub address: SocketAddr,
@@ -37,6 +42,7 @@ struct Writes {
     at: Vec<AtomicU64>,
     twice: AtomicUsize,
     there: AtomicUsize,
+    messages: AtomicUsize,
 }
 
 impl Vendor {
@@ -60,14 +66,20 @@ async fn serve(
     if method == Method::GET {
         return (StatusCode::OK, json, "[]");
     }
-    writes.read().note(path.path().rsplit('/').next().unwrap_or_default());
+    let writes = writes.read();
+    if path.path() == MESSAGES {
+        writes.messages.fetch_add(1, Ordering::Relaxed);
+        return (StatusCode::OK, json, "{}");
+    }
+    writes.note(path.path().rsplit('/').next().unwrap_or_default());
     (StatusCode::CREATED, json, WRITTEN)
 }
 
 impl Writes {
     fn of(run: u64, events: usize) -> Self {
         let at = (0..events).map(|_| AtomicU64::new(0)).collect();
-        Self { run, begun: Instant::now(), at, twice: AtomicUsize::new(0), there: AtomicUsize::new(0) }
+        let [twice, there, messages] = [const { AtomicUsize::new(0) }; 3];
+        Self { run, begun: Instant::now(), at, twice, there, messages }
     }
 
     /// The commit of an event of this run: 40 hex digits that name both.
@@ -97,6 +109,9 @@ pub struct Traffic<'a> {
     pub lost: usize,
     /// Events the vendor heard of more than once.
     pub twice: usize,
+    /// Whether each event is to become a message besides a status; a run then ends with the last of
+    /// both.
+    pub messages: bool,
     vendor: &'a Vendor,
     senders: usize,
     runs: u64,
@@ -115,7 +130,14 @@ pub struct Run {
 impl<'a> Traffic<'a> {
     /// None yet.
     pub fn new(vendor: &'a Vendor, senders: usize) -> Self {
-        Self { sent: 0, refused: 0, lost: 0, twice: 0, vendor, senders, runs: 0 }
+        Self { sent: 0, refused: 0, lost: 0, twice: 0, messages: false, vendor, senders, runs: 0 }
+    }
+
+    /// Adds the row without which the others of these runs mean nothing.
+    pub fn judge(&self, what: &str, table: &mut Table) {
+        let Self { sent, refused, lost, twice, .. } = self;
+        let faults = refused + lost + twice;
+        table.judged(what, format!("{refused} + {lost} + {twice} of {sent}"), faults as f64, 0.0, "none");
     }
 
     /// Sends so many events to `door`, each with a commit of its own, as fast as the answers come
@@ -135,7 +157,11 @@ impl<'a> Traffic<'a> {
         }
         let accepted = sent.iter().filter(|sent| sent.accepted).count();
         let waited = Instant::now();
-        while writes.there.load(Ordering::Relaxed) < accepted && waited.elapsed() < PATIENCE {
+        let missing = || {
+            let messages = if self.messages { writes.messages.load(Ordering::Relaxed) } else { accepted };
+            accepted.saturating_sub(messages.min(writes.there.load(Ordering::Relaxed)))
+        };
+        while missing() > 0 && waited.elapsed() < PATIENCE {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         // The vendor's last answer is still on its way to the program.
@@ -145,7 +171,7 @@ impl<'a> Traffic<'a> {
         let told = || sent.iter().filter(|sent| !at(sent.number).is_zero());
         self.sent += events;
         self.refused += events - accepted;
-        self.lost += accepted.saturating_sub(told().count());
+        self.lost += missing();
         self.twice += writes.twice.load(Ordering::Relaxed);
         if told().count() == 0 {
             bail!("none of {events} events reached the vendor");

@@ -195,7 +195,7 @@ impl Resolver {
         let pass = self.pass_of(view, is_status, (&address, is_public), api_url.as_ref(), credentials, &route);
         let token = value("token");
         let identity = match (&*spec.kind, &token) {
-            ("github", None) if value("password").is_none() => self.github_app(&secret)?,
+            ("github", None) if value("password").is_none() => self.github_app(view, &secret)?,
             ("azuredevops", None) => self.azure(view, &tls, proxy.as_ref())?,
             _ => None,
         };
@@ -295,12 +295,16 @@ impl Resolver {
     }
 
     /// The GitHub App of a Secret without a token.
-    fn github_app(&self, secret: &Option<Referent>) -> Result<Option<Identity>, ResolveError> {
+    fn github_app(&self, view: &ProviderView, secret: &Option<Referent>) -> Result<Option<Identity>, ResolveError> {
         let Some(Referent { name, data }) = secret else { return Ok(None) };
         let app = App::parse(|key| data.trimmed(key))
             .map_err(|why| wrong("InvalidCredentials", format!("{name} cannot be used: {why}")))?;
-        let tokens = self.identities.tokens.clone();
-        Ok(app.map(|app| Identity::GitHubApp(GitHubApp { app: Arc::new(app), tokens })))
+        let Identities { tokens, .. } = &self.identities;
+        let (tokens, key) = (tokens.clone(), &view.provider.meta.key);
+        Ok(app.map(|app| {
+            let user = tokens.user(&key.namespace, &key.name);
+            Identity::GitHubApp(GitHubApp { app: Arc::new(app), tokens, user })
+        }))
     }
 
     /// The workload identity of a Provider without a token: that of its ServiceAccount, else
@@ -347,6 +351,7 @@ impl Resolver {
             client,
             clock: self.clock.clone(),
             tokens: tokens.clone(),
+            user: tokens.user(&view.provider.meta.key.namespace, &view.provider.meta.key.name),
         })))
     }
 
@@ -384,6 +389,62 @@ impl Resolver {
         }
         Ok(TlsConfig { ca, append_system_roots: append, identity })
     }
+}
+
+/// What a Provider gives and Herald, as the peer, makes nothing of, because of something else it gives
+/// or because of its type (spec/auth.md 1, 3 and 4.2): each as words on what it is, and why. For the
+/// condition of a Provider that can be used.
+pub fn without_effect(view: &ProviderView) -> Vec<String> {
+    let spec = &view.provider.spec;
+    let Some(row) = vendors::row(&spec.kind) else { return Vec::new() };
+    let named = |field, reference| referent(view, field, reference).ok().flatten();
+    let secret = named("secretRef", spec.secret_ref.as_ref());
+    let has = |key| secret.as_ref().is_some_and(|secret| secret.data.trimmed(key).is_some());
+    let name = secret_name(&secret);
+    let mut found = Vec::new();
+    let mut tell = |what: &str, why: &str| found.push(format!("{what} is without effect: {why}"));
+
+    if spec.service_account_name.is_some() {
+        if row.name != "azuredevops" {
+            tell("spec.serviceAccountName", &format!("type {} has no workload identity", row.name));
+        } else if has("token") {
+            tell("spec.serviceAccountName", &format!("{name} has a key token"));
+        }
+    }
+    let instead = ["token", "password"].into_iter().find(|key| has(key));
+    if let Some(key) = instead.filter(|_| row.name == "github" && has("githubAppID")) {
+        tell(&format!("key githubAppID of {name}"), &format!("it has a key {key}"));
+    }
+    if spec.address.is_some() && secret.as_ref().is_some_and(|secret| secret.data.raw("address").is_some()) {
+        tell("spec.address", &format!("{name} has a key address"));
+    }
+    if spec.proxy_secret_ref.is_some() && has("proxy") {
+        tell(&format!("key proxy of {name}"), "there is a spec.proxySecretRef");
+    }
+    if spec.proxy.is_some() {
+        if spec.proxy_secret_ref.is_some() {
+            tell("spec.proxy", "there is a spec.proxySecretRef");
+        } else if has("proxy") {
+            tell("spec.proxy", &format!("{name} has a key proxy"));
+        }
+    }
+    // A Secret may be named in both places.
+    if spec.secret_ref == spec.cert_secret_ref {
+        return found;
+    }
+    let is_status = row.carries == crate::matching::gate::Carries::CommitStatus;
+    let pair = [["tls.crt", "certFile"], ["tls.key", "keyFile"]].map(|keys| keys.into_iter().find(|key| has(key)));
+    let authority = ["ca.crt", "caFile"].into_iter().find(|key| has(key));
+    for key in authority.into_iter().chain(pair.into_iter().flatten()) {
+        let what = format!("key {key} of {name}");
+        match pair {
+            _ if spec.cert_secret_ref.is_some() => tell(&what, "there is a spec.certSecretRef"),
+            _ if !is_status => tell(&what, &format!("type {} looks for it in spec.certSecretRef", row.name)),
+            [Some(one), None] | [None, Some(one)] if key == one => tell(&what, "its other half is missing"),
+            _ => {}
+        }
+    }
+    found
 }
 
 /// Keys of Secrets that a vendor knows a caller by.
@@ -548,7 +609,74 @@ fn timeout(text: &str) -> Result<Duration, ResolveError> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::api::{ObjectMeta, Provider};
+
+    /// A Provider of the namespace `apps` whose Secrets have these keys.
+    fn view(kind: &str, spec: Value, secrets: &[(&str, &[&str])]) -> ProviderView {
+        let key = Key::new("apps", "git");
+        let meta = ObjectMeta { key, uid: "".into(), generation: 1, annotations: Default::default() };
+        let mut spec: ProviderSpec = serde_json::from_value(spec).expect("a spec");
+        spec.kind = kind.to_owned();
+        let secrets = secrets.iter().map(|(name, keys)| {
+            let data = SecretData::new(keys.iter().map(|key| ((*key).to_owned(), b"value".to_vec())));
+            ((*name).to_owned(), SecretView::Present(Arc::new(data)))
+        });
+        ProviderView {
+            provider: Provider { meta, spec, object: None },
+            expression: None,
+            secrets: secrets.collect(),
+            version: 1,
+        }
+    }
+
+    /// spec/auth.md 1 and 3: what wins over what.
+    #[test]
+    fn what_nothing_is_made_of_is_told() {
+        let app: &[&str] = &["githubAppID", "githubAppInstallationID", "githubAppPrivateKey"];
+        let named = |name: &str| json!({"name": name});
+        let account = || json!({"type": "", "secretRef": {"name": "s"}, "serviceAccountName": "team"});
+        let secret = |field: &str, value| {
+            let mut spec = json!({"type": "", "secretRef": {"name": "s"}});
+            spec[field] = value;
+            spec
+        };
+        let plain = || secret("channel", json!(""));
+        let all_proxies = || {
+            let mut spec = secret("proxySecretRef", named("other"));
+            spec["proxy"] = json!("http://proxy.test");
+            spec
+        };
+        let cases: [(&str, Value, &[&str], &[&str]); 14] = [
+            ("azuredevops", account(), &["token"], &["spec.serviceAccountName", "Secret apps/s has a key token"]),
+            ("azuredevops", account(), &["password"], &[]),
+            ("gitea", account(), &["token"], &["spec.serviceAccountName", "type gitea has no workload identity"]),
+            ("github", plain(), &[app, &["token"]].concat(), &["key githubAppID", "has a key token"]),
+            ("github", plain(), &[app, &["password"]].concat(), &["key githubAppID", "has a key password"]),
+            ("github", plain(), app, &[]),
+            ("generic", secret("address", json!("http://a.test")), &["address"], &["spec.address", "a key address"]),
+            ("github", secret("proxy", json!("http://p.test")), &["proxy"], &["spec.proxy", "a key proxy"]),
+            ("github", all_proxies(), &["proxy"], &["spec.proxy", "key proxy of", "spec.proxySecretRef"]),
+            ("github", secret("proxy", json!("http://p.test")), &["token"], &[]),
+            ("generic", plain(), &["ca.crt"], &["key ca.crt", "type generic looks for it in spec.certSecretRef"]),
+            ("github", plain(), &["ca.crt", "tls.key"], &["key tls.key", "its other half is missing"]),
+            ("github", secret("certSecretRef", named("other")), &["caFile"], &["caFile", "a spec.certSecretRef"]),
+            ("generic", secret("certSecretRef", named("s")), &["ca.crt", "tls.crt", "tls.key"], &[]),
+        ];
+        for (kind, spec, keys, expected) in cases {
+            let shown = format!("{kind} {spec} {keys:?}");
+            let found = without_effect(&view(kind, spec, &[("s", keys), ("other", &["address", "ca.crt"])]));
+            assert!(found.len() <= expected.len().min(2), "{shown}: {found:?}");
+            assert_eq!(found.is_empty(), expected.is_empty(), "{shown}: {found:?}");
+            for words in expected {
+                assert!(found.join("; ").contains(words), "{shown}: {found:?}");
+            }
+        }
+        let all = without_effect(&view("github", plain(), &[("s", &["token", "ca.crt", "tls.crt", "tls.key"])]));
+        assert_eq!(all, [""; 0], "all of it is used");
+    }
 
     #[test]
     fn durations_as_the_schema_admits_them() {

@@ -14,9 +14,9 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -303,14 +303,29 @@ impl Metrics {
 
     /// Registers gauges that are read at each scrape: `read` gives the values of `labels`, and the
     /// gauge's own.
-    pub fn at_scrape<const N: usize, V: EncodeLabelValue + 'static>(
+    pub fn at_scrape<const N: usize, L: AsRef<str> + 'static>(
         &self,
         name: &'static str,
         help: &'static str,
         labels: [&'static str; N],
-        read: impl Fn() -> Vec<([V; N], u64)> + Send + Sync + 'static,
+        read: impl Fn() -> Vec<([L; N], u64)> + Send + Sync + 'static,
     ) {
-        self.registry.lock().register_collector(Box::new(AtScrape { name, help, labels, read: Box::new(read) }));
+        self.register(AtScrape { name, help, kind: MetricType::Gauge, labels, read: Box::new(read) });
+    }
+
+    /// The same for counters, which somebody else counts. They have `_total` behind `name`.
+    pub fn counted_elsewhere<const N: usize, L: AsRef<str> + 'static>(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: [&'static str; N],
+        read: impl Fn() -> Vec<([L; N], u64)> + Send + Sync + 'static,
+    ) {
+        self.register(AtScrape { name, help, kind: MetricType::Counter, labels, read: Box::new(read) });
+    }
+
+    fn register<const N: usize, L: AsRef<str> + 'static>(&self, of: AtScrape<L, N>) {
+        self.registry.lock().register_collector(Box::new(of));
     }
 
     /// Everything, as OpenMetrics text.
@@ -459,31 +474,38 @@ impl Drop for Open<'_> {
     }
 }
 
-/// See [`Metrics::at_scrape`].
-struct AtScrape<const N: usize, V> {
+/// See [`Metrics::at_scrape`] and [`Metrics::counted_elsewhere`].
+struct AtScrape<L, const N: usize> {
     name: &'static str,
     help: &'static str,
+    kind: MetricType,
     labels: [&'static str; N],
-    read: Read<N, V>,
+    read: Read<L, N>,
 }
 
-/// The values of a gauge's labels, and its own.
-type Read<const N: usize, V> = Box<dyn Fn() -> Vec<([V; N], u64)> + Send + Sync>;
+/// The values of a metric's labels, and its own.
+type Read<L, const N: usize> = Box<dyn Fn() -> Vec<([L; N], u64)> + Send + Sync>;
 
-impl<const N: usize, V> fmt::Debug for AtScrape<N, V> {
+impl<L, const N: usize> fmt::Debug for AtScrape<L, N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
     }
 }
 
-impl<const N: usize, V: EncodeLabelValue + 'static> Collector for AtScrape<N, V> {
+impl<L: AsRef<str> + 'static, const N: usize> Collector for AtScrape<L, N> {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let mut family = encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
+        let mut family = encoder.encode_descriptor(self.name, self.help, None, self.kind)?;
+        let put = |metric: MetricEncoder<'_>, value| match self.kind {
+            MetricType::Counter => ConstCounter::new(value).encode(metric),
+            _ => ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric),
+        };
         for (of, value) in (self.read)() {
-            let value = i64::try_from(value).unwrap_or(i64::MAX);
-            let mut of = of.into_iter();
-            let labels = self.labels.map(|label| (label, of.next()));
-            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+            if N == 0 {
+                // As a family it would have empty braces.
+                return put(family, value);
+            }
+            let labels: [_; N] = std::array::from_fn(|at| (self.labels[at], of[at].as_ref()));
+            put(family.encode_family(&labels)?, value)?;
         }
         Ok(())
     }

@@ -1,9 +1,8 @@
 //! The conditions of a Provider, from what became of resolving it.
 
 use super::about_unknown;
-use crate::api::Provider;
 use crate::api::conditions::Desired;
-use crate::delivery::resolve::Resolved;
+use crate::delivery::resolve::{self, Resolved};
 use crate::delivery::troubles::Trouble;
 use crate::view::ProviderView;
 
@@ -21,7 +20,6 @@ const ANNOTATION_VALUES: [(&str, &[&str]); 3] = [
 /// Ready and Healthy. `trouble` is what its deliveries meet with.
 /// `shares`: another Provider writes the same statuses.
 pub fn conditions(view: &ProviderView, resolved: &Resolved, trouble: Option<&Trouble>, shares: bool) -> Vec<Desired> {
-    let provider = &view.provider;
     if let Some(Err(error)) = &view.expression {
         let message = format!("spec.commitStatusExpr cannot be used: {error}");
         let unhealthy = Desired::unhealthy("InvalidExpression", message.clone());
@@ -32,20 +30,23 @@ pub fn conditions(view: &ProviderView, resolved: &Resolved, trouble: Option<&Tro
             let unhealthy = Desired::unhealthy(trouble.reason, format!("deliveries fail: {}", trouble.text));
             return vec![Desired::ready(), unhealthy];
         }
-        (Ok(_), None) => return vec![Desired::ready(), healthy(provider, shares)],
+        (Ok(_), None) => return vec![Desired::ready(), healthy(view, shares)],
         (Err(error), _) => error,
     };
     let ready = if error.terminal { Desired::not_ready(error.reason, error.message.clone()) } else { Desired::ready() };
     vec![ready, Desired::unhealthy(error.reason, error.message.clone())]
 }
 
-fn healthy(provider: &Provider, shares: bool) -> Desired {
-    let annotations = &provider.meta.annotations;
+fn healthy(view: &ProviderView, shares: bool) -> Desired {
+    let annotations = &view.provider.meta.annotations;
     let mut about = about_unknown(annotations, &KNOWN_ANNOTATIONS);
     for (name, values) in ANNOTATION_VALUES {
         if annotations.get(name).is_some_and(|value| !values.contains(&value.as_str())) {
             about += &format!("; the value of annotation {name} is without effect; it can be {}", values.join(" or "));
         }
+    }
+    for words in resolve::without_effect(view) {
+        about += &format!("; {words}");
     }
     if shares {
         about += "; another Provider writes the same commit statuses, and the last to speak is heard";

@@ -23,6 +23,22 @@ const MANAGER: &str = "herald";
 /// A write that takes longer is given up and tried again.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A line of the log about an object, with the fields that `flux logs` finds it by.
+macro_rules! line {
+    ($level:ident, $object:expr, $($rest:tt)+) => {
+        tracing::$level!(
+            logger = "reconcile",
+            controllerKind = %$object.kind,
+            "reconciler kind" = cli_kind($object.kind),
+            name = %$object.key.name,
+            namespace = %$object.key.namespace,
+            Alert = form($object, ObjectKind::Alert),
+            Provider = form($object, ObjectKind::Provider),
+            $($rest)+
+        )
+    };
+}
+
 /// Why a write did not work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteError {
@@ -114,16 +130,7 @@ impl ClusterWriter {
             .await
         {
             Ok(_) => {
-                tracing::info!(
-                    logger = "reconcile",
-                    controllerKind = %object.kind,
-                    "reconciler kind" = cli_kind(object.kind),
-                    name = %object.key.name,
-                    namespace = %object.key.namespace,
-                    Alert = form(object, ObjectKind::Alert),
-                    Provider = form(object, ObjectKind::Provider),
-                    "took an old finalizer off the object, which is being deleted"
-                );
+                line!(info, object, "took an old finalizer off the object, which is being deleted");
                 let kind = object.kind;
                 // As Flux's controller says it.
                 let message = format!("removed finalizer from {kind} to migrate to static {kind}");
@@ -137,17 +144,7 @@ impl ClusterWriter {
     }
 
     fn failed(&self, object: &ObjectRef, error: &str) -> WriteError {
-        tracing::warn!(
-            logger = "reconcile",
-            controllerKind = %object.kind,
-            "reconciler kind" = cli_kind(object.kind),
-            name = %object.key.name,
-            namespace = %object.key.namespace,
-            Alert = form(object, ObjectKind::Alert),
-            Provider = form(object, ObjectKind::Provider),
-            error,
-            "cannot write the object's conditions, will try again"
-        );
+        line!(warn, object, error, "cannot write the object's conditions, will try again");
         WriteError::Retry
     }
 }
@@ -213,25 +210,12 @@ impl StatusWriter for LogWriter {
         };
         for is in conditions.iter().filter(|is| !same(is)) {
             let ok = is.status == "True";
-            macro_rules! line {
-                ($level:ident $(, $field:ident = $value:expr)*) => {
-                    tracing::$level!(
-                        logger = "reconcile",
-                        controllerKind = %object.kind,
-                        "reconciler kind" = cli_kind(object.kind),
-                        name = %object.key.name,
-                        namespace = %object.key.namespace,
-                        Alert = form(object, ObjectKind::Alert),
-                        Provider = form(object, ObjectKind::Provider),
-                        condition = %is.kind,
-                        status = %is.status,
-                        reason = %is.reason,
-                        $($field = %$value,)*
-                        "condition"
-                    )
-                };
+            let (condition, status, reason) = (&is.kind, &is.status, &is.reason);
+            if ok {
+                line!(info, object, %condition, %status, %reason, text = %is.message, "condition");
+            } else {
+                line!(error, object, %condition, %status, %reason, error = %is.message, "condition");
             }
-            if ok { line!(info, text = is.message) } else { line!(error, error = is.message) }
         }
         futures::future::ready(Ok(())).boxed()
     }

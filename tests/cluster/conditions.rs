@@ -259,6 +259,13 @@ async fn what_is_wrong_with_a_provider_is_named_and_no_secret_is_told() {
             "Succeeded",
             "herald.sh/commit-status-from",
         ),
+        (
+            "unused",
+            provider("generic", "unused", good).secret("ca"),
+            true,
+            "Succeeded",
+            "/ca is without effect: type generic looks for it in spec.certSecretRef",
+        ),
     ];
     for (name, manifest, ..) in &cases {
         space.apply(manifest).await;

@@ -133,6 +133,10 @@ async fn what_config_renders_is_accepted() {
         assert!(output.status.success(), "{name}: {}", stderr(&output));
         assert_eq!(stderr(&output), "", "{name}: nothing in it is deprecated or insecure");
     }
+    // Each sample has an Alert; the other file is the list.
+    let files = std::fs::read_dir(folder("samples")).expect("a folder").count();
+    let samples = api.kubectl_ok(&["kustomize", &folder("samples")]);
+    assert_eq!(samples.lines().filter(|line| *line == "kind: Alert").count() + 1, files, "one is not on the list");
     // Not every kind is installed here; the role names them all the same.
     let role = space.rendered("default", "ClusterRole");
     for kind in EVENT_SOURCE_KINDS {

@@ -10,8 +10,10 @@ use herald::ops::metrics::Outcome;
 
 use crate::logs::Logs;
 use crate::scene::{Scene, TOKEN, forge, git, token};
+use crate::support::app::DEADLINE;
 use crate::support::flux::{FluxEvent, Folder, Manifest, alert, kustomization_event, provider, secret, sha};
 use crate::support::forge::{App, AppKey, Application, Fault, Forge, Received};
+use crate::support::wait;
 
 static KEY: LazyLock<Arc<AppKey>> = LazyLock::new(AppKey::new);
 
@@ -136,6 +138,63 @@ async fn how_long_and_how_many_tokens_are_kept_is_a_matter_of_flags() {
     scene.tell([event(1)]).await;
     assert_eq!(scene.forge.minted().len(), 2);
     scene.end(1, 3).await;
+}
+
+/// Names and labels as Flux's controller has them (spec/pipeline.md 6.3).
+#[tokio::test]
+async fn the_cache_of_tokens_is_counted_under_the_names_flux_uses() {
+    let forge = host().await;
+    let other = provider("github", "other", &format!("{}/acme/other", forge.url())).secret("other");
+    let other_keys = secret("other", "githubAppID", "42").key("githubAppInstallationOwner", "acme");
+    let other_keys = other_keys.key("githubAppPrivateKey", &KEY.pkcs1());
+    let to_other = alert("other", "other").sources(serde_json::json!([{"kind": "Kustomization", "name": "other"}]));
+    let web = alert("all", "git").sources(serde_json::json!([{"kind": "Kustomization", "name": "web"}]));
+    let git = git("github", &forge);
+    let manifests = [git.clone(), keys(), web, other.clone(), other_keys, to_other];
+    let scene = Scene::with(forge, manifests, &["--token-cache-max-size=1"]).await;
+    let read = async |name: &str| {
+        let text = scene.herald.metrics().await;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map(|value| value.parse::<u64>().expect("a number"))
+    };
+    let seen = async || {
+        let of = |event: &str, name: &str| {
+            format!(
+                r#"gotk_token_cache_events_total{{event_type="cache_{event}",kind="Provider",name="{name}",namespace="flux-system",operation="post"}}"#
+            )
+        };
+        [
+            read(&of("hit", "git")).await,
+            read(&of("miss", "git")).await,
+            read(&of("hit", "other")).await,
+            read(&of("miss", "other")).await,
+            read(r#"gotk_token_cache_requests_total{status="success"}"#).await,
+            read(r#"gotk_token_cache_requests_total{status="failure"}"#).await,
+            read("gotk_token_cache_evictions_total").await,
+            read("gotk_token_cached_items").await,
+        ]
+    };
+    // Providers are counted from when they can be used.
+    wait::until(DEADLINE, "rows of both", || async { (seen().await == [0; 8].map(Some)).then_some(()) }).await;
+    // A read with a new token, a write with the one that is kept.
+    scene.tell([event(1)]).await;
+    assert_eq!(seen().await, [1, 1, 0, 0, 2, 0, 0, 1].map(Some));
+    // There is room for one.
+    scene.tell([kustomization_event("other", &sha(2))]).await;
+    assert_eq!(seen().await, [1, 1, 1, 1, 4, 0, 1, 1].map(Some));
+    scene.forge.fail(Fault::answer(403).path(MINT));
+    scene.post(&event(3)).await;
+    scene.quiet().await;
+    assert_eq!(seen().await, [1, 2, 1, 1, 4, 1, 1, 1].map(Some));
+    // What is changed goes on counting, what is gone has no rows.
+    scene.change("git", |folder| drop(folder.write(&git.spec("timeout", "14s")))).await;
+    scene.herald.idle().await;
+    assert_eq!(seen().await, [2, 3, 1, 1, 6, 1, 2, 1].map(Some));
+    scene.change("other", |folder| folder.remove(&other)).await;
+    wait::until(DEADLINE, "the rows of a Provider to go", || async { (seen().await[2..4] == [None; 2]).then_some(()) })
+        .await;
+    assert_eq!(seen().await[..2], [2, 3].map(Some));
+    scene.herald.stop().await;
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 use url::{Url, form_urlencoded};
 
-use super::cache::{Issued, Slot, Tokens};
+use super::cache::{Issued, Slot, Tokens, User};
 use super::{Credentials, no_token};
 use crate::clock::Clock;
 use crate::outbound::{Request, SHORTEST_OTHER, SendError, Target};
@@ -120,6 +120,8 @@ pub struct Azure {
     pub clock: Arc<dyn Clock>,
     /// The tokens of all.
     pub tokens: Arc<Tokens>,
+    /// The Provider, as who asks for them.
+    pub user: Arc<User>,
 }
 
 impl Azure {
@@ -156,7 +158,7 @@ struct Answer {
 
 impl Credentials for Exchanged {
     fn authorization(&self) -> BoxFuture<'_, Result<HeaderValue, SendError>> {
-        self.azure.tokens.get(&self.slot, self.issue()).boxed()
+        self.azure.tokens.get(&self.slot, &self.azure.user, self.issue()).boxed()
     }
 
     fn refused(&self, authorization: &HeaderValue) {

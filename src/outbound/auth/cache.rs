@@ -1,10 +1,11 @@
 //! Tokens by identity: made once for all who share it, renewed before they end, one renewal at a
-//! time. Used by the credentials beside it.
+//! time. Used by the credentials beside it; `app` shows its counts as metrics.
 //!
 //! A [`Slot`] lives as long as some Provider's credentials hold it, so a token is dropped when the
 //! Secret changes that it was made from, or when the last Provider with that identity is gone.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -21,12 +22,42 @@ const LONGEST: Duration = Duration::from_secs(60 * 60);
 /// When a renewal fails while the old token is still good, the next try comes this much later.
 const PAUSE: Duration = Duration::from_secs(30);
 
+/// Providers that are counted apart; the rest are counted together.
+const MAX_USERS: usize = 1000;
+
 /// Tokens by identity.
 pub struct Tokens {
     clock: Arc<dyn Clock>,
     max_size: usize,
     max_duration: Duration,
     slots: Mutex<HashMap<Identifier, Weak<Slot>>>,
+    users: Mutex<BTreeMap<UserName, Weak<User>>>,
+    given: AtomicU64,
+    denied: AtomicU64,
+    evicted: AtomicU64,
+}
+
+/// Namespace and name of a Provider; both empty for those past [`MAX_USERS`].
+type UserName = (Arc<str>, Arc<str>);
+
+/// A Provider that asks for tokens. It is counted as long as something of it holds this.
+#[derive(Debug, Default)]
+pub struct User {
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+/// How often a Provider asked for a token since it has an identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uses {
+    /// The Provider's; empty for those that are counted together.
+    pub namespace: Arc<str>,
+    /// See `namespace`.
+    pub name: Arc<str>,
+    /// A token was there, or another was just getting it.
+    pub hits: u64,
+    /// The issuer had to be asked, whatever it said.
+    pub misses: u64,
 }
 
 /// What tells identities apart: a digest, as keys are part of it.
@@ -71,7 +102,55 @@ impl Tokens {
     /// None yet. At most `max_size` are kept, the ones not used for longest going first; with 0
     /// every request asks for one. `max_duration` is cut to an hour.
     pub fn new(clock: Arc<dyn Clock>, max_size: usize, max_duration: Duration) -> Self {
-        Self { clock, max_size, max_duration: max_duration.min(LONGEST), slots: Mutex::default() }
+        let [given, denied, evicted] = [const { AtomicU64::new(0) }; 3];
+        let (slots, users) = (Mutex::default(), Mutex::default());
+        Self { clock, max_size, max_duration: max_duration.min(LONGEST), slots, users, given, denied, evicted }
+    }
+
+    /// The counts of a Provider, made when nobody holds them yet.
+    pub fn user(&self, namespace: &str, name: &str) -> Arc<User> {
+        let mut users = self.users.lock();
+        let mut key: UserName = (namespace.into(), name.into());
+        if !users.contains_key(&key) {
+            users.retain(|_, user| user.strong_count() > 0);
+            if users.len() >= MAX_USERS {
+                key = UserName::default();
+            }
+        }
+        if let Some(user) = users.get(&key).and_then(Weak::upgrade) {
+            return user;
+        }
+        let user = Arc::new(User::default());
+        users.insert(key, Arc::downgrade(&user));
+        user
+    }
+
+    /// How often each Provider asked that can still ask; at most 1,001 rows.
+    pub fn uses(&self) -> Vec<Uses> {
+        let users = self.users.lock();
+        let of = |((namespace, name), user): (&UserName, &Weak<User>)| {
+            let user = user.upgrade()?;
+            let [hits, misses] = [&user.hits, &user.misses].map(|count| count.load(Ordering::Relaxed));
+            Some(Uses { namespace: namespace.clone(), name: name.clone(), hits, misses })
+        };
+        users.iter().filter_map(of).collect()
+    }
+
+    /// How often whoever asked got a token that is kept or was just made, and how often not: the
+    /// issuer gave none, even where one of before could still be used.
+    pub fn requests(&self) -> (u64, u64) {
+        (self.given.load(Ordering::Relaxed), self.denied.load(Ordering::Relaxed))
+    }
+
+    /// How many tokens went because there was no room for them.
+    pub fn evictions(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
+    /// How many tokens are kept. Looks at every identity.
+    pub fn cached(&self) -> usize {
+        let live: Vec<Arc<Slot>> = self.slots.lock().values().filter_map(Weak::upgrade).collect();
+        live.iter().filter(|slot| slot.kept.lock().token.is_some()).count()
     }
 
     /// The slot of an identity, made when nobody holds it yet.
@@ -88,13 +167,14 @@ impl Tokens {
 
     /// The slot's token as a header; renewed by `issue` when it must be, by one caller while the
     /// others wait.
-    pub(super) async fn get<F>(&self, slot: &Arc<Slot>, issue: F) -> Result<HeaderValue, SendError>
+    pub(super) async fn get<F>(&self, slot: &Arc<Slot>, user: &User, issue: F) -> Result<HeaderValue, SendError>
     where
         F: Future<Output = Result<Issued, SendError>>,
     {
         let before = {
             let mut kept = slot.kept.lock();
             if let Some(authorization) = self.fresh(&mut kept) {
+                self.count(&user.hits, true);
                 return Ok(authorization);
             }
             kept.ended
@@ -103,14 +183,24 @@ impl Tokens {
         {
             let mut kept = slot.kept.lock();
             if let Some(authorization) = self.fresh(&mut kept) {
+                self.count(&user.hits, true);
                 return Ok(authorization);
             }
             if let Some(failure) = kept.failure.as_ref().filter(|_| kept.ended != before) {
+                self.count(&user.misses, false);
                 return Err(failure.clone());
             }
         }
         let issued = issue.await;
-        self.keep(slot, issued)
+        let made = issued.is_ok();
+        let authorization = self.keep(slot, issued);
+        self.count(&user.misses, made && authorization.is_ok());
+        authorization
+    }
+
+    fn count(&self, how: &AtomicU64, given: bool) {
+        how.fetch_add(1, Ordering::Relaxed);
+        if given { &self.given } else { &self.denied }.fetch_add(1, Ordering::Relaxed);
     }
 
     /// This one was refused: whoever asks next gets another.
@@ -177,7 +267,9 @@ impl Tokens {
         let Some(past) = held.len().checked_sub(self.max_size).filter(|past| *past > 0) else { return };
         held.sort_unstable_by_key(|(used, _)| *used);
         for (_, slot) in &held[..past] {
-            slot.kept.lock().token = None;
+            if slot.kept.lock().token.take().is_some() {
+                self.evicted.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -193,6 +285,7 @@ mod tests {
 
     struct Issuer {
         tokens: Tokens,
+        user: Arc<User>,
         clock: Arc<TurnedClock>,
         asked: AtomicUsize,
     }
@@ -201,7 +294,8 @@ mod tests {
         fn new(max_size: usize, max_duration: u64) -> Self {
             let clock = TurnedClock::new();
             let tokens = Tokens::new(clock.clone(), max_size, Duration::from_secs(max_duration));
-            Self { tokens, clock, asked: AtomicUsize::new(0) }
+            let user = tokens.user("apps", "git");
+            Self { tokens, user, clock, asked: AtomicUsize::new(0) }
         }
 
         /// Asks for the token; a new one has its number, and is good for so many seconds.
@@ -211,7 +305,7 @@ mod tests {
                 tokio::task::yield_now().await;
                 Ok(Issued { token: Secret::new(number.to_string()), lifetime: Duration::from_secs(lifetime) })
             };
-            let authorization = self.tokens.get(slot, issue).await?;
+            let authorization = self.tokens.get(slot, &self.user, issue).await?;
             Ok(authorization.to_str().expect("text").to_owned())
         }
 
@@ -221,7 +315,7 @@ mod tests {
                 tokio::task::yield_now().await;
                 Err(SendError::Timeout)
             };
-            self.tokens.get(slot, issue).await
+            self.tokens.get(slot, &self.user, issue).await
         }
 
         fn turn(&self, seconds: f64) {
@@ -304,5 +398,21 @@ mod tests {
         let slot = none.tokens.slot([1; 32]);
         assert_eq!(none.get(&slot, HOUR).await.expect("issued"), "Bearer 1");
         assert_eq!(none.get(&slot, HOUR).await.expect("issued"), "Bearer 2");
+    }
+
+    #[test]
+    fn providers_past_the_bound_are_counted_together() {
+        let tokens = Tokens::new(TurnedClock::new(), 100, Duration::from_secs(HOUR));
+        let mut users: Vec<Arc<User>> = (0..MAX_USERS).map(|number| tokens.user("apps", &number.to_string())).collect();
+        let [one, two] = ["one", "two"].map(|name| tokens.user("more", name));
+        assert!(Arc::ptr_eq(&one, &two));
+        assert_eq!(tokens.uses().len(), MAX_USERS + 1);
+        assert_eq!(&*tokens.uses()[0].name, "");
+        assert!(Arc::ptr_eq(&users[7], &tokens.user("apps", "7")), "who is counted apart stays so");
+        drop((one, two));
+        users.pop();
+        assert!(tokens.uses().iter().all(|uses| !uses.name.is_empty()), "nobody asks any more");
+        let _apart = tokens.user("more", "one");
+        assert!(tokens.uses().iter().any(|uses| &*uses.namespace == "more"), "there is room again");
     }
 }

@@ -22,7 +22,7 @@ use rustls::pki_types::pem::PemObject;
 use serde::Deserialize;
 use url::Url;
 
-use super::cache::{Issued, Slot, Tokens};
+use super::cache::{Issued, Slot, Tokens, User};
 use super::{Credentials, no_token};
 use crate::outbound::{Request, SendError, Target, sensitive};
 use crate::secret::Secret;
@@ -164,6 +164,8 @@ pub struct GitHubApp {
     pub app: Arc<App>,
     /// The tokens of all.
     pub tokens: Arc<Tokens>,
+    /// The Provider, as who asks for them.
+    pub user: Arc<User>,
 }
 
 impl GitHubApp {
@@ -172,7 +174,7 @@ impl GitHubApp {
     /// # Errors
     /// When the Secret names another host for the App; in words that begin with the key.
     pub fn credentials(&self, target: &Target, repository: &Url, api: &Url) -> Result<Arc<dyn Credentials>, String> {
-        let Self { app, tokens } = self.clone();
+        let Self { app, tokens, user } = self.clone();
         let base = app.api(repository, api)?;
         let mut identity = Context::new(&SHA256);
         identity.update(b"github-app\n");
@@ -186,7 +188,7 @@ impl GitHubApp {
         identifier.copy_from_slice(identity.finish().as_ref());
         let slot = tokens.slot(identifier);
         let found = Mutex::new(None);
-        Ok(Arc::new(Installed { app, tokens, slot, base, target: target.without_credentials(), found }))
+        Ok(Arc::new(Installed { app, tokens, user, slot, base, target: target.without_credentials(), found }))
     }
 }
 
@@ -194,6 +196,7 @@ impl GitHubApp {
 struct Installed {
     app: Arc<App>,
     tokens: Arc<Tokens>,
+    user: Arc<User>,
     slot: Arc<Slot>,
     base: Url,
     target: Target,
@@ -215,7 +218,7 @@ struct Answer {
 impl Credentials for Installed {
     fn authorization(&self) -> BoxFuture<'_, Result<HeaderValue, SendError>> {
         let issue = async { self.issue().await.map_err(|error| no_token("GitHub", error)) };
-        self.tokens.get(&self.slot, issue).boxed()
+        self.tokens.get(&self.slot, &self.user, issue).boxed()
     }
 
     fn refused(&self, authorization: &HeaderValue) {

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use http::HeaderValue;
 
 pub use self::azure::{Azure, AzureEnvironment, Exchange, ServiceAccount, ServiceAccounts};
-pub use self::cache::Tokens;
+pub use self::cache::{Tokens, User, Uses};
 pub use self::github_app::{App, GitHubApp};
 use super::SendError;
 
