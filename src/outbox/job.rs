@@ -113,7 +113,7 @@ pub struct Job {
     /// Its number.
     pub id: JobId,
     /// As it was put.
-    pub new: NewJob,
+    pub new: Arc<NewJob>,
     /// How often it was claimed before.
     pub attempts: u32,
 }

@@ -94,7 +94,7 @@ struct Waiting {
 #[derive(Debug)]
 struct Entry {
     id: JobId,
-    new: NewJob,
+    new: Arc<NewJob>,
     bytes: usize,
     attempts: u32,
     due: Option<Instant>,
@@ -242,7 +242,7 @@ impl Queue {
         let latest = new.stamp.clone();
         self.held += 1;
         self.bytes += bytes;
-        let mut entry = Entry { id, new, bytes, attempts, due: None };
+        let mut entry = Entry { id, new: Arc::new(new), bytes, attempts, due: None };
         let mut replaced = Vec::new();
         let Some(waiting) = self.subjects.get_mut(&subject) else {
             let before = match &subject {

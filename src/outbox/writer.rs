@@ -465,7 +465,7 @@ mod tests {
             let notice = Notice::Event(Box::default());
             let (provider, alert) = (Key::new("ns", "provider"), Key::new("ns", "alert"));
             let new = NewJob { subject, stamp, notice, provider, alert, object: "o".into(), repeat: None };
-            Arc::new(Job { id, new, attempts: 0 })
+            Arc::new(Job { id, new: Arc::new(new), attempts: 0 })
         };
         let put_off = |id| Call::PutOff { job: job(id), due: now, told: false, why: String::new() };
         let end = |id| Call::End { job: job(id), said: true };
