@@ -189,16 +189,16 @@ impl Resolver {
         let headers = headers_of(&secret)?;
         let timeout = spec.timeout.as_deref().map_or(Ok(DEFAULT_TIMEOUT), timeout)?;
         let is_status = row.carries == crate::matching::gate::Carries::CommitStatus;
-        let credentials = [&secret, &certs];
-        let route = Route { tls: &tls, proxy: proxy.as_ref(), timeout };
         let is_public = in_secret.is_none();
-        let pass = self.pass_of(view, is_status, (&address, is_public), api_url.as_ref(), credentials, &route);
         let token = value("token");
         let identity = match (&*spec.kind, &token) {
             ("github", None) if value("password").is_none() => self.github_app(view, &secret)?,
             ("azuredevops", None) => self.azure(view, &tls, proxy.as_ref())?,
             _ => None,
         };
+        let caller = Known { secrets: [&secret, &certs], identity: identity.as_ref(), address: &address, is_public };
+        let route = Route { tls: &tls, proxy: proxy.as_ref(), timeout };
+        let pass = self.pass_of(view, is_status, &caller, api_url.as_ref(), &route);
         let target = Target {
             address,
             api_url,
@@ -230,34 +230,42 @@ impl Resolver {
         Ok((service, pass))
     }
 
-    /// The Provider's part in the budgets. What it is known by is everything its Secrets hold and no
-    /// more: two Providers that name the same Secret are one caller, and so are two Secrets of one token.
+    /// The Provider's part in the budgets. What it is known by is what its Secrets hold: two Providers
+    /// that name the same Secret are one caller, and so are two Secrets of one token, by the same proxy.
+    /// Who is known by no Secret shares with nobody in another namespace, lest the answers to one team,
+    /// or what a proxy of its choice answers, hold back what another says.
     fn pass_of(
         &self,
         view: &ProviderView,
         is_status: bool,
-        (address, is_public): (&Secret, bool),
+        caller: &Known<'_>,
         api_url: Option<&Url>,
-        secrets: [&Option<Referent>; 2],
         route: &Route<'_>,
     ) -> Arc<Pass> {
+        let address = caller.address;
         let repository = Repository::parse(address.expose()).ok();
         let origin = api_url.or(repository.as_ref().map(|repository| &repository.origin));
         // The host and its port, whatever the scheme.
         let host = origin.map_or("", |url| &url[Position::BeforeHost..Position::BeforePath]);
         let values: Vec<Secret> = CALLER
             .into_iter()
-            .flat_map(|key| secrets.map(|secret| secret.as_ref()?.data.trimmed(key)))
+            .flat_map(|key| caller.secrets.map(|secret| secret.as_ref()?.data.trimmed(key)))
             .flatten()
             .collect();
-        let mut credential: Vec<&[u8]> = values.iter().map(|value| value.expose().as_bytes()).collect();
+        let whose = match caller.identity {
+            Some(Identity::Azure(azure)) => azure.whose(),
+            // An App is known by what its Secret holds.
+            Some(Identity::GitHubApp(_)) | None => String::new(),
+        };
+        let hook = if is_status { "" } else { address.expose() };
+        let hidden_hook = !is_status && !caller.is_public;
+        let by_secret = whose.is_empty() && (!values.is_empty() || hidden_hook);
+        let namespace = if by_secret { "" } else { &*view.provider.meta.key.namespace };
         let user = view.provider.spec.username.as_deref().unwrap_or_default();
-        credential.push(user.as_bytes());
-        credential.push(view.provider.spec.service_account_name.as_deref().unwrap_or_default().as_bytes());
-        if !is_status {
-            // The address of a hook is what it is known by.
-            credential.push(address.expose().as_bytes());
-        }
+        let proxy = route.proxy.map_or("", Secret::expose);
+        let mut credential: Vec<&[u8]> =
+            [namespace, &whose, proxy, user, hook].into_iter().map(str::as_bytes).collect();
+        credential.extend(values.iter().map(|value| value.expose().as_bytes()));
         let text = |secret: Option<&Secret>| secret.map_or("", |secret| secret.expose()).to_owned();
         let (ca, proxy) = (text(route.tls.ca.as_ref()), text(route.proxy));
         let certificate = text(route.tls.identity.as_ref().map(|(certificate, _)| certificate));
@@ -268,7 +276,7 @@ impl Resolver {
         self.budget.pass(&Caller {
             provider: view.provider.meta.uid.clone(),
             host,
-            is_public,
+            is_public: caller.is_public,
             credential: &credential,
             route: &route,
             repository: path.unwrap_or_default().into(),
@@ -464,6 +472,16 @@ const CALLER: [&str; 13] = [
     "clientSecret",
 ];
 
+/// What a caller may be known by.
+struct Known<'a> {
+    /// Those of `spec.secretRef` and `spec.certSecretRef`.
+    secrets: [&'a Option<Referent>; 2],
+    identity: Option<&'a Identity>,
+    address: &'a Secret,
+    /// Whether the address stands in the spec, and not in a Secret.
+    is_public: bool,
+}
+
 /// The way to a host.
 struct Route<'a> {
     tls: &'a TlsConfig,
@@ -609,10 +627,17 @@ fn timeout(text: &str) -> Result<Duration, ResolveError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use futures::future::BoxFuture;
+    use http::StatusCode;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::meta::uid_without_cluster;
     use crate::api::{ObjectMeta, Provider};
+    use crate::clock::TurnedClock;
+    use crate::outbound::SendError;
 
     /// A Provider of the namespace `apps` whose Secrets have these keys.
     fn view(kind: &str, spec: Value, secrets: &[(&str, &[&str])]) -> ProviderView {
@@ -687,6 +712,100 @@ mod tests {
         }
         for text in ["", "15", "0s", "1h", "s", "1.2.3s", "-1s"] {
             assert!(timeout(text).is_err(), "{text}");
+        }
+    }
+
+    /// The API server of a test that asks it nothing.
+    struct NotAsked;
+
+    impl ServiceAccounts for NotAsked {
+        fn annotations<'a>(
+            &'a self,
+            _: &'a ServiceAccount,
+        ) -> BoxFuture<'a, Result<BTreeMap<String, String>, SendError>> {
+            unreachable!("resolving dials nothing")
+        }
+
+        fn token<'a>(&'a self, _: &'a ServiceAccount, _: &'static str) -> BoxFuture<'a, Result<Secret, SendError>> {
+            unreachable!("resolving dials nothing")
+        }
+    }
+
+    fn resolver(default_account: Option<&str>) -> Resolver {
+        crate::install_tls_provider();
+        let clock = TurnedClock::new();
+        let azure = AzureEnvironment {
+            tenant: Some("tenant".to_owned()),
+            client: Some("client".to_owned()),
+            token_file: Some("token".into()),
+            ..AzureEnvironment::default()
+        };
+        let identities = Identities {
+            tokens: Arc::new(Tokens::new(clock.clone(), 1, Duration::from_secs(1))),
+            azure,
+            accounts: Some(Arc::new(NotAsked)),
+            object_level: true,
+            default_account: default_account.map(str::to_owned),
+        };
+        Resolver::new(clock, None, identities)
+    }
+
+    /// A Provider in a namespace, with the Secret `secret` where it has one.
+    fn of_team(namespace: &str, spec: Value, secret: Option<&[(&str, &str)]>) -> ProviderView {
+        let key = Key::new(namespace, "git");
+        let meta = ObjectMeta { uid: uid_without_cluster(&key), key, generation: 1, annotations: BTreeMap::new() };
+        let mut spec: ProviderSpec = serde_json::from_value(spec).expect("a spec");
+        let secrets = secret.map(|keys| {
+            spec.secret_ref = Some(LocalObjectReference { name: "secret".to_owned() });
+            let keys = keys.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec()));
+            ("secret".to_owned(), SecretView::Present(Arc::new(SecretData::new(keys))))
+        });
+        let provider = Provider { meta, spec, object: None };
+        ProviderView { provider, expression: None, secrets: secrets.into_iter().collect(), version: 1 }
+    }
+
+    /// Whether a refusal of the credential of the first Provider holds back what the second says.
+    fn share(resolver: &Resolver, one: &ProviderView, other: &ProviderView) -> bool {
+        let pass = |view| resolver.ready(view).map(|(_, pass)| pass).expect("it resolves");
+        let (one, other) = (pass(one), pass(other));
+        let refusal = SendError::Status { status: StatusCode::UNAUTHORIZED, retry_after: None, body: String::new() };
+        one.note(&refusal).expect("it is parked");
+        assert!(one.check().is_err(), "its own is held");
+        other.check().is_err()
+    }
+
+    #[test]
+    fn who_is_known_by_no_secret_shares_no_account_with_another_namespace() {
+        let azure = json!({"type": "azuredevops", "address": "https://dev.azure.com/org/project/_git/fleet"});
+        let named = json!({"type": "azuredevops", "address": "https://dev.azure.com/org/project/_git/fleet",
+            "serviceAccountName": "cloud"});
+        let hook = json!({"type": "generic", "address": "https://hooks.example.org/hook"});
+        let by_proxy = json!({"type": "generic", "address": "https://hooks.example.org/hook",
+            "proxy": "http://127.0.0.1:1"});
+        let git = json!({"type": "github", "address": "https://github.com/acme/fleet"});
+        let token = Some(&[("token", "t0k")][..]);
+        let user = Some(&[("username", "git")][..]);
+        let hidden = Some(&[("address", "https://hooks.example.org/secret")][..]);
+        for (what, account, [one, other], expected) in [
+            ("own", None, [("a", &azure, None), ("b", &azure, None)], false),
+            ("by default", Some("cloud"), [("a", &azure, None), ("b", &azure, None)], false),
+            ("named", None, [("a", &named, None), ("b", &named, None)], false),
+            ("named, and a user", None, [("a", &named, user), ("b", &named, user)], false),
+            ("one namespace, two accounts", Some("other"), [("a", &azure, None), ("a", &named, None)], false),
+            ("by default is as named", Some("cloud"), [("a", &azure, None), ("a", &named, None)], true),
+            ("a hook", None, [("a", &hook, None), ("b", &hook, None)], false),
+            ("a hook, one by a proxy", None, [("a", &hook, None), ("a", &by_proxy, None)], false),
+            ("a hook of one namespace", None, [("a", &hook, None), ("a", &hook, None)], true),
+            ("a hidden hook", None, [("a", &hook, hidden), ("b", &hook, hidden)], true),
+            ("a token", None, [("a", &git, token), ("b", &git, token)], true),
+            ("a token, whatever the account", None, [("a", &azure, token), ("b", &named, token)], true),
+        ] {
+            let [mut one, mut other] =
+                [one, other].map(|(namespace, spec, secret)| of_team(namespace, spec.clone(), secret));
+            // Two objects of one namespace.
+            one.provider.meta.key.name = "one".into();
+            other.provider.meta.key.name = "other".into();
+            assert_eq!(share(&resolver(account), &one, &other), expected, "{what}");
         }
     }
 }

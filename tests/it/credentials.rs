@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use herald::ops::metrics::Outcome;
+use herald::view::View;
 
 use crate::logs::Logs;
 use crate::scene::{Scene, TOKEN, forge, git, token};
@@ -495,6 +496,28 @@ async fn heralds_own_identity_is_used_where_there_is_no_token() {
     assert!(others.into_iter().all(|request| request.header("authorization") == bearer));
     assert_eq!(scene.forge.statuses(&sha(1))[0].state, "succeeded");
     scene.end(2, 3).await;
+}
+
+/// The organisation that one team names may be none that the identity is known in.
+#[tokio::test]
+async fn what_one_namespace_is_refused_holds_no_other_with_the_same_identity() {
+    let (scene, _kubelet) = azure(|provider| provider.spec("suspend", true), &[]).await;
+    for team in ["one", "two"] {
+        let address = format!("{}/{team}/project/_git/fleet", scene.forge.url());
+        scene.folder.write(&alert("team", "team").namespace(team));
+        scene.folder.write(&provider("azuredevops", "team", &address).namespace(team));
+        let key = herald::api::Key::new(team, "team");
+        let known = || async { scene.herald.app.stores.provider(&key).map(drop) };
+        wait::until(DEADLINE, "the Provider to be known", known).await;
+    }
+    scene.forge.fail(Fault::answer(401).path("/one/").every(1));
+    scene.post(&event(1).namespace("one")).await;
+    scene.quiet().await;
+    assert_eq!(scene.herald.app.outbox.counts().held, 1, "it is parked");
+    scene.post(&event(2).namespace("two")).await;
+    assert!(scene.forge.until(DEADLINE, |forge| !forge.statuses(&sha(2)).is_empty()).await);
+    assert_eq!(to(&scene.forge, EXCHANGE).len(), 2, "one token for both, and another after the refusal");
+    scene.herald.stop().await;
 }
 
 #[tokio::test]

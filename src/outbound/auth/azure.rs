@@ -125,18 +125,22 @@ pub struct Azure {
 }
 
 impl Azure {
+    /// What tells the identity from others: the ServiceAccount, or Herald's own tenant and application.
+    pub fn whose(&self) -> String {
+        match &self.exchange {
+            Exchange::Of(ServiceAccount { namespace, name, .. }, _) => format!("{namespace}/{name}"),
+            Exchange::Own { tenant, client, .. } => format!("{tenant}\n{client}"),
+        }
+    }
+
     /// The identity as who calls a service that this scope is for.
     pub fn credentials(&self, scope: &'static str) -> Arc<dyn Credentials> {
         let authority = self
             .authority
             .clone()
             .unwrap_or_else(|| Url::parse("https://login.microsoftonline.com/").expect("a constant"));
-        let whose = match &self.exchange {
-            Exchange::Of(ServiceAccount { namespace, name, .. }, _) => format!("{namespace}/{name}"),
-            Exchange::Own { tenant, client, .. } => format!("{tenant}\n{client}"),
-        };
         let mut identifier = [0; 32];
-        let identity = format!("azure\n{authority}\n{scope}\n{whose}");
+        let identity = format!("azure\n{authority}\n{scope}\n{}", self.whose());
         identifier.copy_from_slice(digest(&SHA256, identity.as_bytes()).as_ref());
         let slot = self.tokens.slot(identifier);
         Arc::new(Exchanged { azure: self.clone(), authority, scope, slot })
