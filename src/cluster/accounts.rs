@@ -2,6 +2,7 @@
 //! them (`outbound::auth`); asked when a token is needed, never for an event.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -18,6 +19,10 @@ use crate::secret::Secret;
 /// Requests under way at once; see the reads of `secrets`, whose connections they share.
 const AT_ONCE: usize = 2;
 
+/// An answer may take this long, the turn included: a renewal is waited for by every job of the
+/// identity, and each of these is under way.
+const WITHIN: Duration = Duration::from_secs(10);
+
 /// How long a token is good, in seconds: the least the API server gives. It is exchanged at once.
 const GOOD_FOR: i64 = 600;
 
@@ -32,6 +37,19 @@ impl Accounts {
     pub fn new(client: Client) -> Self {
         Self { client, turns: Semaphore::new(AT_ONCE) }
     }
+
+    /// Does this in turn.
+    ///
+    /// # Errors
+    /// [`SendError::Timeout`] when the API server does not answer in time: the client itself waits for
+    /// ever.
+    async fn in_time<T>(&self, ask: impl Future<Output = Result<T, SendError>>) -> Result<T, SendError> {
+        let in_turn = async {
+            let _turn = self.turns.acquire().await;
+            ask.await
+        };
+        tokio::time::timeout(WITHIN, in_turn).await.unwrap_or(Err(SendError::Timeout))
+    }
 }
 
 impl ServiceAccounts for Accounts {
@@ -39,13 +57,12 @@ impl ServiceAccounts for Accounts {
         &'a self,
         account: &'a ServiceAccount,
     ) -> BoxFuture<'a, Result<BTreeMap<String, String>, SendError>> {
-        async move {
-            let _turn = self.turns.acquire().await;
+        self.in_time(async move {
             let api: Api<Object> = Api::namespaced(self.client.clone(), &account.namespace);
             let read: Result<PartialObjectMeta<Object>, _> = api.get_metadata(&account.name).await;
             let read = read.map_err(|error| refusal(account, "get serviceaccounts", &error))?;
             Ok(read.metadata.annotations.unwrap_or_default())
-        }
+        })
         .boxed()
     }
 
@@ -54,8 +71,7 @@ impl ServiceAccounts for Accounts {
         account: &'a ServiceAccount,
         audience: &'static str,
     ) -> BoxFuture<'a, Result<Secret, SendError>> {
-        async move {
-            let _turn = self.turns.acquire().await;
+        self.in_time(async move {
             let api: Api<Object> = Api::namespaced(self.client.clone(), &account.namespace);
             let spec = TokenRequestSpec {
                 audiences: Some(vec![audience.to_owned()]),
@@ -67,7 +83,7 @@ impl ServiceAccounts for Accounts {
             let made = made.map_err(|error| refusal(account, "create serviceaccounts/token", &error))?;
             let token = made.status.and_then(|status| status.token);
             token.map(Secret::new).ok_or(SendError::NotTheVendor { what: "answered without a token" })
-        }
+        })
         .boxed()
     }
 }

@@ -2,12 +2,17 @@
 //! that goes over it counted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use kube::Client;
 use kube::client::Body;
 
 use crate::ops::metrics::Metrics;
+
+/// An answer must begin within this time, that of a watch too; the API server gives up a request after
+/// 60 s (kube-apiserver, `--request-timeout`). The client itself waits for ever.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(65);
 
 /// See the module.
 #[derive(Clone)]
@@ -31,7 +36,8 @@ impl Connection {
         Ok(Self { client: Client::try_from(config).context(NONE)?, host })
     }
 
-    /// A client that counts its requests as `rest_client_requests_total`.
+    /// A client that counts its requests as `rest_client_requests_total`, and waits for no answer that
+    /// does not come.
     pub fn counted(self, metrics: Arc<Metrics>) -> Client {
         let Self { client, host } = self;
         let namespace = client.default_namespace().to_owned();
@@ -39,7 +45,8 @@ impl Connection {
             let (client, host, metrics) = (client.clone(), host.clone(), metrics.clone());
             async move {
                 let method = request.method().clone();
-                let answer = client.send(request).await;
+                let answer = tokio::time::timeout(ANSWERED_WITHIN, client.send(request)).await;
+                let answer = answer.unwrap_or_else(|late| Err(kube::Error::Service(late.into())));
                 metrics.api_request(answer.as_ref().ok().map(http::Response::status), &host, &method);
                 answer
             }

@@ -5,9 +5,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use super::support::app::Herald;
+use super::secrets::{Door, Gate};
+use super::support::app::{DEADLINE, Herald};
 use super::support::flux::{Manifest, alert, kustomization_event, provider, sha};
 use super::support::forge::{Application, Forge};
+use super::support::wait;
 use super::{Log, Space, forge, in_namespace, message, status_of};
 
 const GATE: &str = "--feature-gates=ObjectLevelWorkloadIdentity=true";
@@ -129,6 +131,32 @@ async fn what_a_service_account_lacks_is_said_and_nobody_is_asked_for_a_token() 
         assert_eq!(log.lines(&[secret]), Vec::<String>::new());
         assert!(!space.get("Provider", "git").await.to_string().contains(secret.as_str()));
     }
+    herald.stop().await;
+}
+
+/// Nobody else holds a job that waits for a token: the API server has to answer in time.
+#[tokio::test]
+async fn an_api_server_that_is_silent_keeps_no_job_under_way() {
+    let (log, _guard) = Log::start();
+    let space = Space::new("identity").await;
+    let forge = forge().await;
+    let trusted = application(&space, "cloud");
+    forge.application(trusted.clone());
+    account(&space, "cloud", annotations(&trusted));
+    space.apply(&azure(&forge)).await;
+    space.apply(&alert("all", "git")).await;
+    let gate = Gate::before(&space.api.url).await;
+    let authority = format!("--azure-authority-host={}", forge.url());
+    let flags = [&*authority, GATE, "--default-service-account=cloud"];
+    let herald = space.herald_with(gate.client(space.api).await, &flags).await;
+    gate.door.send_replace(Door::Silent);
+    assert_eq!(herald.post(&in_namespace(kustomization_event("web", &sha(1)), &space)).await, 202);
+    wait::until(DEADLINE, "the try to end", || async {
+        (!log.lines(&["cannot get a token from Kubernetes", "will try again"]).is_empty()).then_some(())
+    })
+    .await;
+    gate.door.send_replace(Door::Open);
+    assert_eq!(status_of(&forge, &sha(1)).await.state, "succeeded");
     herald.stop().await;
 }
 

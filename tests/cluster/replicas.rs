@@ -1,10 +1,13 @@
 //! Two replicas side by side, as in every rollout: neither trusts what it remembers of the vendor
 //! while the other lives (rule R7), so that neither leaves an old colour standing.
 
+use std::time::Duration;
+
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, ListParams};
 use serde_json::json;
 
+use super::secrets::{Door, Gate};
 use super::support::app::{DEADLINE, Herald};
 use super::support::flux::{FluxEvent, alert, kustomization_event, provider, secret, sha};
 use super::support::forge::Forge;
@@ -32,8 +35,12 @@ impl Space<'_> {
 }
 
 async fn trusts(herald: &Herald, wanted: bool) {
+    trusts_within(DEADLINE, herald, wanted).await;
+}
+
+async fn trusts_within(time: Duration, herald: &Herald, wanted: bool) {
     let what = format!("the memory to be trusted: {wanted}");
-    wait::until(DEADLINE, &what, || async { (herald.app.outbox.is_trusted() == wanted).then_some(()) }).await;
+    wait::until(time, &what, || async { (herald.app.outbox.is_trusted() == wanted).then_some(()) }).await;
 }
 
 #[tokio::test]
@@ -70,6 +77,27 @@ async fn while_there_are_two_neither_trusts_its_memory() {
     assert!(!first.app.outbox.is_trusted(), "what the other had under way may still go out");
     first.stop().await;
     assert_eq!(space.replicas().await, 0);
+}
+
+/// The others take it for dead after 30 s, whatever it does.
+#[tokio::test]
+async fn who_cannot_give_signs_of_life_does_not_trust_its_memory() {
+    let space = Space::new("replicas").await;
+    let forge = forge().await;
+    space.git(&forge).await;
+    let gate = Gate::before(&space.api.url).await;
+    let herald = space.herald_as(gate.client(space.api).await).await;
+    trusts(&herald, true).await;
+    assert_eq!(herald.post(&space.told("success", 1)).await, 202);
+    herald.idle().await;
+    gate.door.send_replace(Door::Silent);
+    trusts_within(Duration::from_secs(45), &herald, false).await;
+    let (reads, writes) = (forge.reads(), forge.writes());
+    assert_eq!(herald.post(&space.told("success", 2)).await, 202);
+    herald.idle().await;
+    assert_eq!((forge.reads(), forge.writes()), (reads + 1, writes), "it looked, and there was nothing to write");
+    gate.door.send_replace(Door::Open);
+    herald.stop().await;
 }
 
 #[tokio::test]

@@ -15,7 +15,8 @@ use tokio::sync::watch;
 
 use herald::api::Key;
 use herald::api::conditions::Condition;
-use herald::cluster::{ObjectKind, ObjectRef};
+use herald::cluster::{Connection, ObjectKind, ObjectRef};
+use herald::ops::metrics::Metrics;
 
 use super::support::apiserver::ApiServer;
 use super::support::app::Herald;
@@ -198,10 +199,20 @@ async fn a_changed_alert_is_in_use_at_once() {
 
 /// A door before the API server that counts who goes through, and can be shut. TLS is not opened:
 /// what a client sends over HTTP/1.1 is its requests and nothing else, so no byte means no request.
-struct Gate {
+pub struct Gate {
     url: String,
     count: Arc<Count>,
-    open: watch::Sender<bool>,
+    pub door: watch::Sender<Door>,
+}
+
+/// What a [`Gate`] does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    Open,
+    /// Connections break.
+    Shut,
+    /// Connections stay and open, and nothing comes through, as when packets are dropped.
+    Silent,
 }
 
 #[derive(Default)]
@@ -213,28 +224,28 @@ struct Count {
 }
 
 impl Gate {
-    async fn before(url: &str) -> Self {
+    pub async fn before(url: &str) -> Self {
         let target = url.strip_prefix("https://").expect("an https URL").to_owned();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("loopback has free ports");
         let url = format!("https://{}", listener.local_addr().expect("it is bound"));
         let count = Arc::new(Count::default());
         let counted = count.clone();
-        let (open, is_open) = watch::channel(true);
+        let (door, state) = watch::channel(Door::Open);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                if !*is_open.borrow() {
+                if *state.borrow() == Door::Shut {
                     continue;
                 }
                 let server = TcpStream::connect(&target).await.expect("the API server is there");
                 let _ = (client.set_nodelay(true), server.set_nodelay(true));
-                tokio::spawn(counted.clone().pass(client, server, is_open.clone()));
+                tokio::spawn(counted.clone().pass(client, server, state.clone()));
             }
         });
-        Self { url, count, open }
+        Self { url, count, door }
     }
 
     /// A client that goes through it.
-    async fn client(&self, api: &ApiServer) -> kube::Client {
+    pub async fn client(&self, api: &ApiServer) -> kube::Client {
         let mut config = api.config().await;
         config.cluster_url = self.url.parse().expect("a URL");
         kube::Client::try_from(config).expect("a client")
@@ -247,25 +258,26 @@ impl Gate {
 }
 
 impl Count {
-    async fn pass(self: Arc<Self>, client: TcpStream, server: TcpStream, mut is_open: watch::Receiver<bool>) {
+    async fn pass(self: Arc<Self>, client: TcpStream, server: TcpStream, mut door: watch::Receiver<Door>) {
         let open = self.open.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(open, Ordering::SeqCst);
         self.opened.fetch_add(1, Ordering::SeqCst);
         let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
         // Over when either side is: HTTP knows no half-closed connection.
         tokio::select! {
-            () = copy(from_client, to_server, |bytes| { self.asked.fetch_add(bytes, Ordering::SeqCst); }) => {}
-            () = copy(from_server, to_client, |_| {}) => {}
-            _ = is_open.wait_for(|open| !open) => {}
+            () = copy(from_client, to_server, door.clone(), |bytes| { self.asked.fetch_add(bytes, Ordering::SeqCst); }) => {}
+            () = copy(from_server, to_client, door.clone(), |_| {}) => {}
+            _ = door.wait_for(|door| *door == Door::Shut) => {}
         }
         self.open.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, count: impl Fn(u64)) {
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut door: watch::Receiver<Door>, count: impl Fn(u64)) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(bytes @ 1..) = from.read(&mut buffer).await {
         count(bytes as u64);
+        let _ = door.wait_for(|door| *door != Door::Silent).await;
         if to.write_all(&buffer[..bytes]).await.is_err() {
             return;
         }
@@ -387,7 +399,7 @@ async fn an_outage_of_the_api_server_loses_no_event_and_no_change() {
     space.in_order("Provider", "git").await;
     space.in_order("Alert", "all").await;
 
-    gate.open.send_replace(false);
+    gate.door.send_replace(Door::Shut);
     wait::until(super::DEADLINE, "the connections to break", || async {
         (gate.count.open.load(Ordering::SeqCst) == 0).then_some(())
     })
@@ -399,7 +411,7 @@ async fn an_outage_of_the_api_server_loses_no_event_and_no_change() {
     space.delete("Alert", "all").await;
     space.apply(&alert("later", "git").sources(json!([{"kind": "Kustomization", "name": "later"}]))).await;
 
-    gate.open.send_replace(true);
+    gate.door.send_replace(Door::Open);
     space.in_order("Alert", "later").await;
     wait::until(super::DEADLINE, "the new token", || async {
         post_new(&herald, &space, "later").await;
@@ -411,6 +423,19 @@ async fn an_outage_of_the_api_server_loses_no_event_and_no_change() {
     herald.idle().await;
     assert!(forge.statuses(&sha(2)).is_empty(), "an Alert removed meanwhile matches nothing");
     herald.stop().await;
+}
+
+/// The client itself would wait for ever.
+#[tokio::test]
+async fn a_request_to_a_silent_api_server_ends() {
+    let space = Space::new("silent").await;
+    let gate = Gate::before(&space.api.url).await;
+    let connection: Connection = gate.client(space.api).await.into();
+    let client = connection.counted(Arc::new(Metrics::new(false)));
+    client.apiserver_version().await.expect("it answers");
+    gate.door.send_replace(Door::Silent);
+    let asked = tokio::time::timeout(Duration::from_secs(75), client.apiserver_version()).await;
+    asked.expect("an end within the time the API server has itself").expect_err("it did not answer");
 }
 
 #[tokio::test]
