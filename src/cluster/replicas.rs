@@ -5,7 +5,7 @@
 //!
 //! During every rollout two replicas run side by side, each with an outbox of its own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -80,6 +80,11 @@ impl Known {
         if self.own.as_ref().is_none_or(|(before, _)| *before != sign) {
             self.own = Some((sign, now));
         }
+    }
+
+    /// The Leases were listed anew, and these are there; others went while nobody looked.
+    fn listed(&mut self, names: &BTreeSet<String>) {
+        self.signs.retain(|name, _| names.contains(name));
     }
 
     /// Whether our own Lease ran out, as far as we can see.
@@ -178,13 +183,21 @@ impl Replicas {
         let mut stream = watcher::watcher(self.api.clone(), all).default_backoff().boxed();
         let mut look = tokio::time::interval(Duration::from_secs(1));
         let (mut listed, mut forbidden, mut lost, mut told) = (false, false, false, true);
+        let mut names = BTreeSet::new();
         loop {
             tokio::select! {
                 _ = look.tick() => {}
                 Some(event) = stream.next() => match event {
-                    Ok(Event::Init) => {}
-                    Ok(Event::InitDone) => listed = true,
-                    Ok(Event::Apply(lease) | Event::InitApply(lease)) => self.saw(&lease),
+                    Ok(Event::Init) => names.clear(),
+                    Ok(Event::InitApply(lease)) => {
+                        self.saw(&lease);
+                        names.insert(lease.name_any());
+                    }
+                    Ok(Event::InitDone) => {
+                        self.known.lock().listed(&names);
+                        listed = true;
+                    }
+                    Ok(Event::Apply(lease)) => self.saw(&lease),
                     Ok(Event::Delete(lease)) => {
                         self.known.lock().signs.remove(&lease.name_any());
                     }
@@ -334,5 +347,18 @@ mod tests {
         clock.turn(LITTER);
         known.seen("b".into(), None, clock.now());
         assert_eq!(known.litter(clock.now()), ["a"]);
+    }
+
+    /// A Lease that goes while the watch is broken is never told to be deleted.
+    #[test]
+    fn what_a_new_list_lacks_is_gone() {
+        let clock = TurnedClock::new();
+        let mut known = known(&clock);
+        known.seen("a".into(), None, clock.now());
+        known.seen("b".into(), None, clock.now());
+        known.listed(&["b".to_owned()].into());
+        assert!(known.company(clock.now()), "what it had under way may still go out");
+        clock.turn(LITTER);
+        assert_eq!(known.litter(clock.now()), ["b"]);
     }
 }
