@@ -108,12 +108,20 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// Nothing but that it is the vendor's answer: for those that answer without a body.
-    pub fn not_a_page(&self) -> Result<(), SendError> {
+    /// Nothing but that it is the vendor's answer, for those that answer a write without a body. A body
+    /// has to be JSON: what stands before the vendor shows its sign-in page under 200 (rule R6).
+    pub fn empty_or_json(&self) -> Result<(), SendError> {
         match self.status {
             StatusCode::NON_AUTHORITATIVE_INFORMATION => Err(SIGN_IN_PAGE),
-            _ => Ok(()),
+            _ if self.body.trim_ascii().is_empty() => Ok(()),
+            _ => self.json::<serde::de::IgnoredAny>().map(drop),
         }
+    }
+
+    /// Whether it is a page for people, by its type or by how it begins.
+    fn is_page(&self) -> bool {
+        let html = |value: &HeaderValue| value.as_bytes().to_ascii_lowercase().starts_with(b"text/html");
+        self.headers.get(http::header::CONTENT_TYPE).is_some_and(html) || self.body.trim_ascii_start().starts_with(b"<")
     }
 
     /// The body as JSON. An answer that is not JSON is not the vendor's: a proxy's or a sign-in

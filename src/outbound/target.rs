@@ -104,6 +104,8 @@ impl Target {
     /// body, so that a credential never reaches another host and a POST never becomes a GET.
     async fn carry_out(&self, request: Request) -> Result<Sent, SendError> {
         let mut url = request.url;
+        // By a redirect that a browser would follow to read a page.
+        let mut moved = false;
         for _ in 0..=MAX_REDIRECTS {
             let mut outgoing =
                 self.client.request(request.method.clone(), url.clone()).timeout(self.timeout).build()?;
@@ -122,7 +124,11 @@ impl Target {
             Left::read(response.headers(), self.clock.wall()).inspect(|left| self.gate.left(*left));
             if status.is_success() {
                 let body = read(&mut response, MAX_ANSWER).await?.ok_or(SendError::TooLarge)?;
-                return Ok(Sent { status, headers: std::mem::take(response.headers_mut()), body });
+                let sent = Sent { status, headers: std::mem::take(response.headers_mut()), body };
+                if moved && sent.is_page() {
+                    return Err(SendError::NotTheVendor { what: "a redirect led to a page, as one to sign in does" });
+                }
+                return Ok(sent);
             }
             if status == StatusCode::SEE_OTHER {
                 // It asks for a page to be read in place of an answer, as a sign-in does.
@@ -130,6 +136,7 @@ impl Target {
             }
             if matches!(status.as_u16(), 301 | 302 | 307 | 308) {
                 url = within_host(&url, response.headers()).ok_or(SendError::Redirect)?;
+                moved |= matches!(status.as_u16(), 301 | 302);
                 continue;
             }
             return Err(self.refusal(status, &request.headers, &mut response).await);

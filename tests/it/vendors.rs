@@ -242,6 +242,26 @@ async fn a_credential_shows_in_no_log_line_and_no_metric() {
     }
 }
 
+/// What stands before a vendor asks people to sign in, with 200 (rule R6).
+#[tokio::test]
+async fn a_page_is_no_delivery() {
+    let page = || Fault::answer(200).header("content-type", "text/html").body("<!DOCTYPE html><title>Sign in</title>");
+    for row in &TABLE {
+        // A hook may answer as it likes, but not send us to a page.
+        let at_once = (row.carries == Carries::CommitStatus).then(|| vec![page().writes()]);
+        let sent_on = vec![Fault::answer(302).header("location", "/login").writes(), page().path("/login")];
+        for faults in at_once.into_iter().chain([sent_on]) {
+            let scene = scene(row).await;
+            faults.into_iter().for_each(|fault| scene.forge.fail(fault));
+            scene.post(&event(1)).await;
+            parked(&scene).await;
+            assert_eq!(scene.ended(Outcome::Delivered), 0, "{}", row.name);
+            assert_eq!(scene.forge.statuses(&sha(1)).len(), 0, "{}", row.name);
+            scene.herald.stop().await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_end_in_the_middle_of_a_write_leaves_no_second_status() {
     for row in TABLE.iter().filter(|row| row.carries == Carries::CommitStatus) {
