@@ -78,7 +78,7 @@ pub fn expression(spec: &ProviderSpec) -> Expression {
 }
 
 /// What is known of a Secret that a Provider names.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretView {
     /// Its contents.
     Present(Arc<SecretData>),
@@ -91,7 +91,7 @@ pub enum SecretView {
 }
 
 /// The contents of a Secret, decoded. Values that are not UTF-8 are kept out of `text`.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct SecretData(BTreeMap<String, Secret>);
 
 impl SecretData {

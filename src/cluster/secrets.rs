@@ -11,6 +11,7 @@ use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Client, ResourceExt};
+use parking_lot::Mutex;
 
 use super::Stores;
 use crate::api::Key;
@@ -25,17 +26,22 @@ const READS_AT_ONCE: usize = 3;
 /// Pause after a read that failed.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// An answer may take this long, lest a read that hangs keep the others waiting.
+const WITHIN: Duration = Duration::from_secs(10);
+
 /// Reads named Secrets that changed.
 #[derive(Clone)]
 pub struct Reader {
     client: Client,
     stores: Arc<Stores>,
+    /// Those that are read again after a pause: once, however often they are touched meanwhile.
+    later: Arc<Mutex<BTreeSet<Key>>>,
 }
 
 impl Reader {
     /// A reader, not yet running.
     pub fn new(client: Client, stores: Arc<Stores>) -> Self {
-        Self { client, stores }
+        Self { client, stores, later: Arc::default() }
     }
 
     /// Reads what the stores ask for, for ever.
@@ -48,7 +54,8 @@ impl Reader {
 
     async fn read(&self, key: Key) {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &key.namespace);
-        let secret = match api.get_opt(&key.name).await {
+        let read = tokio::time::timeout(WITHIN, api.get_opt(&key.name)).await;
+        let secret = match read.unwrap_or_else(|late| Err(kube::Error::Service(late.into()))) {
             Ok(Some(secret)) => SecretView::Present(Arc::new(SecretData::new(
                 secret.data.into_iter().flatten().map(|(name, value)| (name, value.0)),
             ))),
@@ -71,9 +78,13 @@ impl Reader {
     }
 
     fn again(&self, key: Key) {
-        let stores = self.stores.clone();
+        if !self.later.lock().insert(key.clone()) {
+            return;
+        }
+        let (stores, later) = (self.stores.clone(), self.later.clone());
         tokio::spawn(async move {
             tokio::time::sleep(RETRY).await;
+            later.lock().remove(&key);
             if stores.is_named(&key) {
                 stores.to_read.add(key);
             }

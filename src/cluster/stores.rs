@@ -119,10 +119,14 @@ impl Stores {
         self.check_synced();
     }
 
-    /// What a Secret that somebody names holds now.
+    /// What a Secret that somebody names holds now. The same as before is no news: a refused credential
+    /// must not be sent again because something else about its Secret changed.
     pub fn set_secret(&self, key: &Key, secret: SecretView) {
         let mut state = self.state.write();
         let Some(named) = state.secrets.get_mut(key) else { return };
+        if named.secret == secret {
+            return;
+        }
         named.secret = secret;
         let by: Vec<Key> = named.by.iter().cloned().collect();
         for provider in by {
@@ -321,5 +325,51 @@ impl View for Stores {
 
     fn labels_changed(&self) -> BoxFuture<'_, ()> {
         self.labels.changed().boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::api::ProviderSpec;
+    use crate::api::meta::ObjectMeta;
+    use crate::view::SecretData;
+
+    fn holding(token: &str) -> SecretView {
+        SecretView::Present(Arc::new(SecretData::new([("token".to_owned(), token.as_bytes().to_vec())])))
+    }
+
+    /// Each is told over and over: by a list after a gap, by a change of a label, by a read that is not
+    /// permitted and comes again every five seconds.
+    #[test]
+    fn a_secret_that_holds_what_it_held_is_no_change() {
+        let stores = Stores::default();
+        let (key, secret) = (Key::new("flux-system", "git"), Key::new("flux-system", "token"));
+        let meta = ObjectMeta { key: key.clone(), uid: "uid".into(), generation: 1, annotations: BTreeMap::new() };
+        let spec: ProviderSpec =
+            serde_json::from_value(serde_json::json!({"type": "github", "secretRef": {"name": "token"}}))
+                .expect("a spec");
+        stores.apply_provider(Provider { meta, spec, object: None }, Observed::default());
+        let mut version = stores.provider(&key).expect("it is there").version;
+        for now in [
+            SecretView::Missing,
+            SecretView::Unreadable("no permission".into()),
+            holding("old"),
+            holding("new"),
+            SecretView::Missing,
+            holding("new"),
+        ] {
+            for news in [true, false, false] {
+                let _ = (stores.for_delivery.take().now_or_never(), stores.for_reconcile.take().now_or_never());
+                stores.set_secret(&secret, now.clone());
+                let is = stores.provider(&key).expect("it is there").version;
+                assert_eq!(is != version, news, "{now:?}");
+                assert_eq!(stores.for_delivery.take().now_or_never().is_some(), news, "{now:?}");
+                assert_eq!(stores.for_reconcile.take().now_or_never().is_some(), news, "{now:?}");
+                version = is;
+            }
+        }
     }
 }

@@ -17,6 +17,7 @@ use herald::api::Key;
 use herald::api::conditions::Condition;
 use herald::cluster::{Connection, ObjectKind, ObjectRef};
 use herald::ops::metrics::Metrics;
+use herald::view::View;
 
 use super::support::apiserver::ApiServer;
 use super::support::app::Herald;
@@ -103,6 +104,39 @@ async fn a_new_token_is_in_use_at_once_also_for_what_was_refused() {
     let changed = Instant::now();
     space.apply(&secret("token", "token", "newer")).await;
     in_use(&forge, changed, "a token made again", |request| request.header("authorization") == "Bearer newer").await;
+    herald.idle().await;
+    herald.stop().await;
+}
+
+/// Some vendors lock accounts, and tools touch Secrets that they keep.
+#[tokio::test]
+async fn a_refused_token_is_not_sent_again_because_its_secret_was_touched() {
+    let forge = forge().await;
+    forge.token("good", Access::Write);
+    let git = |name: &str| provider("github", name, &repository(&forge)).secret(name);
+    let named = |name: &str| alert(name, name).sources(json!([{"kind": "Kustomization", "name": name}]));
+    let space = space_with(&[secret("bad", "token", "refused"), git("bad"), named("bad")]).await;
+    for manifest in [secret("other", "token", "refused too"), git("other"), named("other")] {
+        space.apply(&manifest).await;
+    }
+    let herald = space.herald().await;
+    assert_eq!(herald.post(&in_namespace(kustomization_event("bad", &sha(1)), &space)).await, 202);
+    refused(&forge, &herald).await;
+    let version = || herald.app.stores.provider(&Key::new(space.name.as_str(), "bad")).map(|view| view.version);
+    let before = version();
+
+    for number in 0..3 {
+        space.merge("Secret", "bad", json!({"metadata": {"annotations": {"touched": number.to_string()}}})).await;
+    }
+    // What came later is in use, so what came before was looked at.
+    space.merge("Secret", "other", json!({"stringData": {"token": "good"}})).await;
+    assert_eq!(herald.post(&in_namespace(kustomization_event("other", &sha(2)), &space)).await, 202);
+    status_of(&forge, &sha(2)).await;
+    let sent = forge.requests().iter().filter(|request| request.header("authorization") == "Bearer refused").count();
+    assert_eq!((sent, version()), (1, before));
+
+    space.merge("Secret", "bad", json!({"stringData": {"token": "good"}})).await;
+    status_of(&forge, &sha(1)).await;
     herald.idle().await;
     herald.stop().await;
 }
