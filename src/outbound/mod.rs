@@ -14,6 +14,7 @@ pub use client::{ClientError, Clients, TlsConfig};
 pub use mask::{Masks, SHORTEST, SHORTEST_OTHER};
 pub use target::{Target, sensitive};
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,13 +46,27 @@ pub trait Gate: Send + Sync + 'static {
     fn left(&self, left: Left);
 }
 
-/// Lets everything pass: for whoever gives out tokens, which no job waits for.
+/// Lets everything pass: for who gives out tokens at a host of its own.
 #[derive(Clone, Copy, Debug)]
 pub struct Open;
 
 impl Gate for Open {
     fn enter(&self) -> Result<(), SendError> {
         Ok(())
+    }
+
+    fn answered(&self, _: Option<&SendError>, _: Option<Duration>) {}
+
+    fn left(&self, _: Left) {}
+}
+
+/// Lets pass what another gate lets pass, and tells it nothing: for getting a token at the host it is for.
+/// What comes of that is told by whoever wanted the token.
+pub(crate) struct Leave(pub Arc<dyn Gate>);
+
+impl Gate for Leave {
+    fn enter(&self) -> Result<(), SendError> {
+        self.0.enter()
     }
 
     fn answered(&self, _: Option<&SendError>, _: Option<Duration>) {}

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::auth::{Credentials, Identity};
 use super::{
-    Gate, Left, MAX_ANSWER, MAX_ERROR_BODY, MAX_REDIRECTS, Masks, Open, Request, SendError, Sent, asked_pause,
+    Gate, Leave, Left, MAX_ANSWER, MAX_ERROR_BODY, MAX_REDIRECTS, Masks, Open, Request, SendError, Sent, asked_pause,
 };
 use crate::clock::Clock;
 use crate::secret::Secret;
@@ -67,27 +67,24 @@ impl Target {
         }
     }
 
-    /// The same way out, without anything that says who asks.
+    /// The same way out, without anything that says who asks: for getting a token at the same host. It
+    /// keeps the waits of this one's credential.
     pub fn without_credentials(&self) -> Self {
         let masks = self.masks.clone();
-        Self { masks, ..Self::anonymous(self.client.clone(), self.clock.clone(), self.timeout) }
+        let gate = Arc::new(Leave(self.gate.clone()));
+        Self { masks, gate, ..Self::anonymous(self.client.clone(), self.clock.clone(), self.timeout) }
     }
 
     /// Carries out one request, with a credential when the Target has to get one first. When that is
     /// refused, one more is got and tried: it may have been withdrawn before its time. A vendor that
     /// refuses a credential has done nothing, so that is safe for a write too.
+    ///
+    /// To get a credential takes seconds and requests of its own, so the gate is asked before that and
+    /// again before each request that goes out with it: a wait may have begun meanwhile.
     pub async fn send(&self, request: Request) -> Result<Sent, SendError> {
-        self.gate.enter()?;
-        let sent = self.authorized(request).await;
-        let asked = |sent: &Sent| asked_pause(sent.status, &sent.headers, "", self.clock.wall());
-        self.gate.answered(sent.as_ref().err(), sent.as_ref().ok().and_then(asked));
-        sent
-    }
-
-    async fn authorized(&self, request: Request) -> Result<Sent, SendError> {
-        let Some(credentials) = &self.credentials else { return self.carry_out(request).await };
-        let authorization = credentials.authorization().await?;
-        let sent = self.carry_out(request.clone().authorization(&authorization)).await;
+        let Some(credentials) = &self.credentials else { return self.pass(request).await };
+        let authorization = self.credential(&**credentials).await?;
+        let sent = self.pass(request.clone().authorization(&authorization)).await;
         let refused = match &sent {
             Ok(sent) => sent.status == StatusCode::NON_AUTHORITATIVE_INFORMATION,
             Err(error) => matches!(error, SendError::Status { status: StatusCode::UNAUTHORIZED, .. }),
@@ -96,8 +93,30 @@ impl Target {
             return sent;
         }
         credentials.refused(&authorization);
-        let authorization = credentials.authorization().await?;
-        self.carry_out(request.authorization(&authorization)).await
+        let authorization = self.credential(&**credentials).await?;
+        self.pass(request.authorization(&authorization)).await
+    }
+
+    /// Gets a credential, unless nothing may be sent with it.
+    async fn credential(&self, credentials: &dyn Credentials) -> Result<HeaderValue, SendError> {
+        self.gate.enter()?;
+        credentials.authorization().await.inspect_err(|error| self.tell(Err(error)))
+    }
+
+    /// Carries out one request if the gate lets it pass, and tells the gate what came of it.
+    async fn pass(&self, request: Request) -> Result<Sent, SendError> {
+        let sent = self.carry_out(request).await;
+        self.tell(sent.as_ref());
+        sent
+    }
+
+    fn tell(&self, sent: Result<&Sent, &SendError>) {
+        if matches!(sent, Err(SendError::Held { .. })) {
+            // That is what the gate itself said.
+            return;
+        }
+        let asked = |sent: &Sent| asked_pause(sent.status, &sent.headers, "", self.clock.wall());
+        self.gate.answered(sent.err(), sent.ok().and_then(asked));
     }
 
     /// Carries out one request as it is. Redirects are followed within the host only, with method and
@@ -107,6 +126,7 @@ impl Target {
         // By a redirect that a browser would follow to read a page.
         let mut moved = false;
         for _ in 0..=MAX_REDIRECTS {
+            self.gate.enter()?;
             let mut outgoing =
                 self.client.request(request.method.clone(), url.clone()).timeout(self.timeout).build()?;
             if outgoing.headers().is_empty() {

@@ -226,6 +226,45 @@ async fn a_token_withdrawn_before_its_time_is_got_anew_once() {
     scene.herald.stop().await;
 }
 
+/// What is sent during the wait of three seconds that begins so late after event 2 is first asked about,
+/// but for what is on its way already.
+async fn sent_during_the_wait(scene: Scene, order: [u64; 2], late: Duration) -> Vec<String> {
+    for (number, before) in order.into_iter().zip(scene.forge.requests().len()..) {
+        scene.post(&event(number)).await;
+        scene.requests(before + 1).await;
+    }
+    scene.herald.idle().await;
+    assert_eq!(scene.ended(Outcome::Delivered), 3);
+    let requests = scene.forge.requests();
+    let asked = requests.iter().find(|request| request.uri.contains(&sha(2))).expect("it is asked about").at;
+    let during = asked + late + Duration::from_millis(500)..asked + late + Duration::from_secs(3);
+    let sent = requests.iter().filter(|request| during.contains(&request.at));
+    let sent = sent.map(|request| request.uri.clone()).collect();
+    scene.herald.stop().await;
+    sent
+}
+
+#[tokio::test]
+async fn a_token_refused_during_a_wait_is_not_got_anew_until_it_ends() {
+    let scene = scene().await;
+    scene.tell([event(0)]).await;
+    scene.forge.withdraw();
+    scene.forge.fail(Fault::delay(Duration::from_secs(1)).path(&sha(1)));
+    scene.forge.fail(Fault::answer(429).header("retry-after", "3").path(&sha(2)));
+    assert_eq!(sent_during_the_wait(scene, [1, 2], Duration::ZERO).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_token_got_during_a_wait_is_not_used_until_it_ends() {
+    let scene = scene().await;
+    scene.tell([event(0)]).await;
+    scene.forge.fail(Fault::answer(401).path(&sha(1)));
+    scene.forge.fail(Fault::delay(Duration::from_secs(2)).path(MINT));
+    let late = Duration::from_secs(1);
+    scene.forge.fail(Fault::delay(late).header("retry-after", "3").path(&sha(2)));
+    assert_eq!(sent_during_the_wait(scene, [2, 1], late).await, Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn what_github_says_to_an_app_decides_when_it_asks_again() {
     // What people mend is parked, whatever it would mean for a status.

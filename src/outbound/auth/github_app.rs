@@ -277,6 +277,7 @@ fn is_missing(error: &SendError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::TurnedClock;
 
     fn app(keys: &[(&str, &str)]) -> Result<Option<App>, String> {
         App::parse(|key| keys.iter().find(|(name, _)| *name == key).map(|(_, value)| Secret::new(*value)))
@@ -404,5 +405,59 @@ mod tests {
             let found = at(base).api(&url(repository), &url(api)).ok();
             assert_eq!(found.as_ref().map(Url::as_str), expected, "{base} with {repository}");
         }
+    }
+
+    /// Lets one request pass.
+    struct Once(std::sync::atomic::AtomicBool);
+
+    impl crate::outbound::Gate for Once {
+        fn enter(&self) -> Result<(), SendError> {
+            if self.0.swap(false, std::sync::atomic::Ordering::SeqCst) {
+                return Ok(());
+            }
+            let because = Box::new(SendError::AskedToWait);
+            Err(SendError::Held { pause: Duration::from_secs(60), told: true, because })
+        }
+
+        fn answered(&self, error: Option<&SendError>, _: Option<Duration>) {
+            panic!("whoever wanted the token tells of it: {error:?}");
+        }
+
+        fn left(&self, left: crate::outbound::Left) {
+            panic!("that is the App's own limit, and not the installation's: {left:?}");
+        }
+    }
+
+    /// A wait of the credential may begin while a token is got, which can take three requests.
+    #[tokio::test]
+    async fn each_request_for_a_token_asks_leave() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        crate::install_tls_provider();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let base: Url = format!("http://{}/", listener.local_addr().expect("it is bound")).parse().expect("a URL");
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let noted = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut head = vec![0; 4096];
+                let length = client.read(&mut head).await.unwrap_or_default();
+                let line = String::from_utf8_lossy(&head[..length]).lines().next().unwrap_or_default().to_owned();
+                noted.lock().push(line);
+                let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                let _ = client.write_all(answer).await;
+            }
+        });
+        let clock = TurnedClock::new();
+        let app = app(&[(APP_ID, "42"), (INSTALLATION_OWNER, "acme"), (PRIVATE_KEY, pem())]).expect("whole");
+        let tokens = Arc::new(Tokens::new(clock.clone(), 1, Duration::from_secs(60)));
+        let mut target = Target::anonymous(Arc::default(), clock, Duration::from_secs(10));
+        target.gate = Arc::new(Once(true.into()));
+        let user = tokens.user("apps", "git");
+        let app = GitHubApp { app: Arc::new(app.expect("an App")), tokens, user };
+        let credentials = app.credentials(&target, &base, &base).expect("the host is the same");
+        let error = credentials.authorization().await.expect_err("there is a wait");
+        assert!(matches!(error, SendError::Held { told: true, .. }), "{error}");
+        assert_eq!(*asked.lock(), ["GET /orgs/acme/installation HTTP/1.1"], "and no user of that name is asked for");
     }
 }

@@ -37,7 +37,11 @@ pub enum Identity {
     Azure(Azure),
 }
 
-/// An error of whoever gives out tokens, as what it is to a delivery.
+/// An error of whoever gives out tokens, as what it is to a delivery. When nobody was asked because of a
+/// wait, it is the wait's.
 fn no_token(from: &'static str, error: SendError) -> SendError {
-    SendError::Token { from, error: Box::new(error) }
+    match error {
+        held @ SendError::Held { .. } => held,
+        error => SendError::Token { from, error: Box::new(error) },
+    }
 }
