@@ -37,7 +37,7 @@ use crate::compose::{Notice, text};
 use crate::ops::metrics::{Metrics, Outcome};
 use crate::outbound::SendError;
 use crate::outbox::{Act, Job, NewJob, Operation, Outbox, Retry, Settled, Settlement};
-use crate::vendors::Service;
+use crate::vendors::{self, Service};
 use crate::view::View;
 
 /// Requests under way at once, over all Providers: what a small pod's memory and sockets bear.
@@ -253,6 +253,8 @@ impl Delivery {
         let before = inner.provider_version(&job);
         let wrote = AtomicBool::new(false);
         let ended = AssertUnwindSafe(inner.attempt(&job, &wrote)).catch_unwind().await.unwrap_or_else(|_| {
+            let view = inner.view.provider_by_uid(job.new.subject.provider());
+            inner.metrics.delivery_panic(view.map_or("", |view| vendors::label(&view.provider.spec.kind)));
             let why = Why::new("DeliveryFailed", "a bug in Herald: the delivery panicked; please report it");
             if job.attempts + 1 < PANIC_TRIES {
                 Try::Again { pause: verdict::backoff(job.attempts), told: false, why }

@@ -152,6 +152,7 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     notifications: Family<NotificationLabels, Counter>,
     deliveries: Histograms<TypeLabel>,
+    panics: Family<TypeLabel, Counter>,
     events: Family<CodeLabel, Counter>,
     bad_objects: Counter<u64, AtomicU64>,
     door: Door,
@@ -184,6 +185,12 @@ impl Metrics {
             "herald_delivery_seconds",
             "Time from an event's acceptance to the vendor's acknowledgement",
             deliveries.clone(),
+        );
+        let panics = Family::default();
+        registry.register(
+            "herald_delivery_panics",
+            "Tries to tell a vendor that ended in a panic, by type of Provider: each is a bug in Herald",
+            panics.clone(),
         );
         let events = Family::default();
         registry.register("herald_events", "Requests at the events door by answer", events.clone());
@@ -233,6 +240,7 @@ impl Metrics {
             registry: Mutex::new(registry),
             notifications,
             deliveries,
+            panics,
             events,
             bad_objects,
             door,
@@ -254,6 +262,11 @@ impl Metrics {
     /// How many notifications ended so, over all types.
     pub fn notifications(&self, outcome: Outcome) -> u64 {
         self.totals[outcome as usize].get()
+    }
+
+    /// A try to tell a vendor of this type panicked.
+    pub fn delivery_panic(&self, kind: &'static str) {
+        self.panics.get_or_create(&TypeLabel { r#type: kind }).inc();
     }
 
     /// A vendor of this type acknowledged something this long after it was accepted.

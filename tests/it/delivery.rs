@@ -1,6 +1,9 @@
 //! From the outbox to the vendor: what is tried again and when, what is given up, which way a
 //! request takes, and what one vendor's troubles mean for another (nothing).
 
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -11,6 +14,7 @@ use herald::view::View;
 use reqwest::Method;
 use serde_json::json;
 
+use crate::logs::SECOND;
 use crate::scene::{CHANGED, Scene, TOKEN, forge, git, hook, token};
 use crate::support::app::DEADLINE;
 use crate::support::flux::{Manifest, NAMESPACE, alert, kustomization_event, provider, secret, sha};
@@ -309,4 +313,60 @@ async fn what_waits_for_a_suspended_provider_is_told_when_it_is_resumed() {
     scene.change("git", |folder| drop(folder.write(&git))).await;
     told_within(&scene, &sha(1), CHANGED).await;
     scene.end(2, 1).await;
+}
+
+/// Where the log goes when that panics: the first `left` times that a line has these words.
+#[derive(Clone)]
+struct Trap {
+    words: &'static str,
+    left: Arc<AtomicUsize>,
+}
+
+impl io::Write for Trap {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // After a panic the formatter has the line before still in its buffer.
+        let trips = String::from_utf8_lossy(line).lines().last().is_some_and(|line| line.contains(self.words));
+        let left =
+            self.left.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1).filter(|_| trips));
+        assert!(left.is_err(), "the trap");
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whatever panics in a try, as a line does here that the try logs, hurts no other.
+#[tokio::test]
+async fn a_panic_in_one_delivery_is_counted_and_hurts_that_alone() {
+    LazyLock::force(&SECOND);
+    for (panics, delivered) in [(1, 2), (3, 1)] {
+        let trap = Trap { words: "the vendor asks to wait", left: Arc::new(panics.into()) };
+        let (log, left) = (trap.clone(), trap.left.clone());
+        let subscriber = tracing_subscriber::fmt().with_writer(move || log.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let (forge, other) = (forge().await, forge().await);
+        let manifests = [
+            provider("github", "one", &format!("{}/acme/one", forge.url())).secret("token"),
+            provider("generic", "two", &format!("{}/hook", other.url())),
+            token(),
+            alert("one", "one"),
+            alert("two", "two"),
+        ];
+        forge.fail(Fault::answer(429).header("retry-after", "1").times(panics));
+        let scene = Scene::with(forge, manifests, &[]).await;
+        scene.post(&kustomization_event("web", &sha(1))).await;
+        scene.herald.idle().await;
+        assert_eq!(left.load(Ordering::SeqCst), 0, "it was stepped on");
+        assert_eq!(scene.ended(Outcome::Delivered), delivered);
+        assert_eq!(scene.ended(Outcome::Failed), 2 - delivered, "three times and no more");
+        assert_eq!(other.writes(), 1);
+        let metrics = scene.herald.metrics().await;
+        assert!(metrics.contains(&format!("herald_delivery_panics_total{{type=\"github\"}} {panics}\n")), "{metrics}");
+        // All that was lent is back: the next is told as if nothing had been.
+        scene.tell([kustomization_event("web", &sha(2))]).await;
+        assert_eq!(scene.ended(Outcome::Delivered), delivered + 2);
+        scene.herald.stop().await;
+    }
 }

@@ -26,7 +26,7 @@ pub struct Logs {
 
 /// Registered beside those of the tests, and takes nothing. Of a single subscriber `tracing` asks only on the
 /// thread that comes to a line first, which may be that of a test without one: then nobody gets the line.
-static SECOND: LazyLock<Dispatch> =
+pub static SECOND: LazyLock<Dispatch> =
     LazyLock::new(|| Dispatch::new(tracing_subscriber::fmt().with_writer(std::io::sink).finish()));
 
 #[derive(Clone, Default)]
