@@ -13,7 +13,7 @@ use crate::compose::Notice;
 use crate::outbox::record::Record;
 use crate::outbox::{Act, JobId, Reader, Row, is_in_use, path_of};
 
-/// How long a running controller may take to hear a wish; it looks four times a second.
+/// How long a running controller may take to hear a wish; it looks ten times a second.
 const HEARD_WITHIN: Duration = Duration::from_secs(10);
 
 /// Does what the command says.
