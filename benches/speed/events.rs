@@ -48,6 +48,12 @@ fn event(number: usize, commit: &str, severity: &str, reason: &str) -> String {
     .to_string()
 }
 
+/// The commit in an event's body; empty when there is none.
+pub fn commit_in(body: &[u8]) -> &str {
+    let after = std::str::from_utf8(body).unwrap_or_default().split("@sha1:").nth(1).unwrap_or_default();
+    after.split('"').next().unwrap_or_default()
+}
+
 /// Writes a directory of manifests: one Alert on everything, or many that listen to one object
 /// each and share the Providers out among themselves. Each Provider has a repository and a Secret
 /// of its own.

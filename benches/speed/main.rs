@@ -6,6 +6,7 @@
 
 mod burst;
 mod events;
+mod faults;
 mod matching;
 mod memory;
 mod outbox;
@@ -96,6 +97,8 @@ enum Part {
     Memory,
     /// Many objects on one commit, at a vendor that takes its time.
     Burst,
+    /// Events while a vendor fails or takes its time, and while the disk does.
+    Faults,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -120,6 +123,10 @@ fn main() -> anyhow::Result<()> {
     if wanted(Part::Burst) {
         let burst = burst::measure(&options, &mut table);
         runtime.block_on(async { tokio::time::timeout(DEADLINE, burst).await })??;
+    }
+    if wanted(Part::Faults) {
+        let faults = faults::measure(&mut table);
+        runtime.block_on(async { tokio::time::timeout(DEADLINE, faults).await })??;
     }
     println!("{table}");
     Ok(())

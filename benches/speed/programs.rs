@@ -27,13 +27,19 @@ impl Program {
     /// Herald with its usual flags and its outbox on disk, reading `manifests`: the one built with this,
     /// or another.
     pub async fn herald(other: Option<&Path>, manifests: &Path) -> anyhow::Result<Self> {
+        Self::herald_with(other, manifests, &[]).await
+    }
+
+    /// The same with `more` flags.
+    pub async fn herald_with(other: Option<&Path>, manifests: &Path, more: &[&str]) -> anyhow::Result<Self> {
         let mut command = Command::new(other.unwrap_or(env!("CARGO_BIN_EXE_herald").as_ref()));
         command
             .args(["--events-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0"])
             .arg("--outbox-path")
             .arg(manifests.with_extension("db"))
             .arg("--manifests")
-            .arg(manifests);
+            .arg(manifests)
+            .args(more);
         Self::start(command, &manifests.with_extension("log")).await
     }
 
