@@ -165,14 +165,14 @@ impl Writer {
             let ends = matches!(first, Err(RecvTimeoutError::Disconnected));
             let mut batch: Vec<Call> = first.into_iter().collect();
             batch.extend(calls.try_iter().take(BATCH));
-            for _ in 0..LOOKS {
-                if batch.is_empty() || batch.len() >= likely - likely / 8 {
-                    break;
-                }
+            let mut looks = 0;
+            while !batch.is_empty() && batch.len() < likely - likely / 8 && looks < LOOKS {
                 std::thread::sleep(took.min(AGAIN));
                 batch.extend(calls.try_iter().take(BATCH));
+                looks += 1;
             }
-            likely = batch.len().max(likely - likely.div_ceil(8));
+            // Those who did not come are not waited for again.
+            likely = if looks == LOOKS { batch.len() } else { batch.len().max(likely) };
             let began = self.shared.clock.now();
             let ticks = quiet || ends || began.saturating_duration_since(ticked) >= TICK;
             if ticks || batch.iter().any(|call| matches!(call, Call::Flush(_))) {
