@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use herald::ops::metrics::Outcome;
+use herald::outbox::{Disputes, Known, Outbox, Said};
 use serde_json::{Value, json};
 
 use crate::logs::Logs;
@@ -258,6 +259,54 @@ async fn while_others_may_write_nothing_is_contested() {
     }
     assert_eq!((scene.ended(Outcome::Delivered), scene.ended(Outcome::Refused)), (4, 0));
     scene.end(4, 8).await;
+}
+
+#[tokio::test]
+async fn what_was_listed_before_a_write_is_not_believed_once_the_write_is_forgotten() {
+    let company: fn(&dyn Outbox) = |outbox| {
+        outbox.distrust(true);
+        outbox.distrust(false);
+    };
+    let crowd: fn(&dyn Outbox) = |outbox| {
+        for number in 0..70_000 {
+            let known = Known { said: Said::Nothing, at: 0, by: "".into(), disputes: Disputes::default() };
+            outbox.note(&number.to_string(), known);
+        }
+    };
+    for (how, forget) in [("company", company), ("elected", |outbox| outbox.forget_said()), ("crowd", crowd)] {
+        for kind in ["azuredevops", "bitbucket", "bitbucketserver", "gitea", "github", "gitlab"] {
+            let (scene, clock) = scene(kind).await;
+            let outbox = &*scene.herald.app.outbox;
+            scene.tell([ok()]).await;
+            outbox.forget_said();
+            clock.turn(2);
+            scene.tell([ok()]).await;
+            assert_eq!((scene.forge.reads(), scene.ended(Outcome::Unchanged)), (2, 1), "{kind}: it is listed as green");
+            scene.tell([fail()]).await;
+            forget(outbox);
+            scene.tell([ok()]).await;
+            assert_eq!(scene.forge.reads(), 3, "{how}, {kind}: looked anew");
+            assert_eq!(scene.ended(Outcome::Delivered), 3, "{how}, {kind}: green again");
+            scene.end(3, 3).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_listed_in_company_is_not_believed_when_it_is_over() {
+    let (scene, _clock) = scene("github").await;
+    let outbox = &scene.herald.app.outbox;
+    let api = ok().named("api");
+    outbox.distrust(true);
+    scene.tell([&api, &ok()]).await;
+    // What the other one had under way.
+    let context = git("github", &scene.forge).context("api");
+    let late = json!({"state": "failure", "context": context, "description": "theirs"});
+    foreign(&scene.forge, "github", &sha(1), [late]).await;
+    outbox.distrust(false);
+    scene.tell([&api, &api]).await;
+    assert_eq!(scene.states(&sha(1), &context), ["success", "failure", "success"]);
+    scene.end(3, 4).await;
 }
 
 #[tokio::test]
