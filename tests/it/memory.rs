@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::logs::Logs;
 use crate::order::foreign;
-use crate::scene::{Scene, forge, git, token};
+use crate::scene::{Scene, address, forge, git, token};
 use crate::support::app::DEADLINE;
 use crate::support::clock::Ahead;
 use crate::support::flux::{FluxEvent, Manifest, alert, kustomization_event, provider, sha};
@@ -348,4 +348,31 @@ async fn two_providers_of_one_name_are_told_of_once_and_contest_nothing() {
     assert_eq!(logs.count(&["two Providers write the same commit statuses"]), 1, "it is over");
     let (reads, writes) = (scene.forge.reads(), scene.forge.writes());
     scene.end(reads, writes).await;
+}
+
+#[tokio::test]
+async fn a_repository_is_one_place_however_it_is_written() {
+    for kind in ["azuredevops", "bitbucket", "bitbucketserver", "gitea", "github", "gitlab"] {
+        let forge = forge().await;
+        let written = address(kind, &forge);
+        let shouted = ["acme", "fleet", "project"].iter().fold(written.clone(), |address, name| {
+            let (first, rest) = name.split_at(1);
+            address.replace(name, &format!("{}{rest}", first.to_uppercase()))
+        });
+        let git = |name: &str, address: &str| {
+            provider(kind, name, address).secret("token").spec("commitStatusExpr", "'fleet'")
+        };
+        let of = |name: &str, object| alert(name, name).sources(json!([{"kind": "Kustomization", "name": object}]));
+        let manifests = [git("one", &written), git("two", &shouted), of("one", "web"), of("two", "api"), token()];
+        let (scene, _clock) = with(forge, manifests).await;
+        scene.tell([&ok(), &fail().named("api"), &ok()]).await;
+        assert_eq!(scene.ended(Outcome::Delivered), 3, "{kind}: the last to speak is heard");
+        let statuses = scene.forge.statuses(&sha(1));
+        assert!(
+            statuses.last().is_some_and(|status| status.state.starts_with("succe") || status.state == "SUCCESSFUL")
+        );
+        let named = scene.forge.requests().iter().filter(|request| request.uri.contains("Fleet")).count();
+        assert_eq!(named, 1, "{kind}: a request names it as it is written");
+        scene.end(1, 3).await;
+    }
 }
