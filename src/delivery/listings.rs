@@ -1,6 +1,8 @@
 //! What vendors had on a commit, read once for all of its statuses: 500 objects of one commit ask
 //! one question. Used by `delivery` for places it knows nothing of, or nothing new.
 
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,46 +16,93 @@ use crate::vendors::Listing;
 /// Commits remembered.
 const CAPACITY: usize = 512;
 
+/// Places that are told of a commit while its listing is kept; past that the listing is let go.
+const MAX_TOLD: usize = 1024;
+
 /// Nobody wants a listing that is older.
 pub const KEPT: Duration = Duration::from_secs(3600);
 
 type Cell = Arc<OnceCell<Arc<Listing>>>;
 
 /// Listings by API base, repository and commit.
-pub struct Listings(Mutex<Generations<Arc<str>, (Instant, Cell)>>);
+pub struct Listings {
+    kept: Mutex<Generations<Arc<str>, Kept>>,
+    hasher: RandomState,
+}
+
+struct Kept {
+    begun: Instant,
+    /// What [`crate::outbox::Outbox::memory`] was then.
+    memory: Option<u64>,
+    /// Hashes of the names that were told something since: of these it tells nothing. Two names of one hash
+    /// cost a needless read.
+    told: HashSet<u64>,
+    cell: Cell,
+}
+
+/// Which listing is good enough.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// API base, repository and commit.
+    pub commit: &'a str,
+    /// Of which status it is to tell.
+    pub name: &'a str,
+    /// What [`crate::outbox::Outbox::memory`] is: a listing is forgotten with what was said. `None`
+    /// wants one that is read from now on.
+    pub memory: Option<u64>,
+    /// Begun less than this ago; [`KEPT`] at most.
+    pub within: Duration,
+}
 
 impl Listings {
     /// None yet.
     pub fn new() -> Self {
-        Self(Mutex::new(Generations::new(CAPACITY)))
+        Self { kept: Mutex::new(Generations::new(CAPACITY)), hasher: RandomState::new() }
     }
 
-    /// The listing of `commit` and when it was begun, less than `within` ago, read by the first who asks
-    /// while the others wait. `within` is [`KEPT`] at most. A failed read leaves nothing behind.
-    pub async fn get<F>(
-        &self,
-        commit: &str,
-        now: Instant,
-        within: Duration,
-        read: F,
-    ) -> Result<(Instant, Arc<Listing>), SendError>
+    /// A listing that is good enough and when it was begun, read by the first who asks while the others wait. A
+    /// failed read leaves nothing behind.
+    pub async fn get<F>(&self, wanted: Wanted<'_>, now: Instant, read: F) -> Result<(Instant, Arc<Listing>), SendError>
     where
         F: Future<Output = Result<Listing, SendError>>,
     {
-        let (at, cell) = {
-            let mut listings = self.0.lock();
+        let Wanted { commit, name, memory, within } = wanted;
+        let name = self.hasher.hash_one(name);
+        let age = |kept: &Kept| now.saturating_duration_since(kept.begun);
+        let (begun, cell) = {
+            let mut listings = self.kept.lock();
             match listings.get(commit) {
-                Some((at, cell)) if now.saturating_duration_since(*at) < within => (*at, cell.clone()),
+                Some(kept)
+                    if memory.is_some()
+                        && kept.memory == memory
+                        && age(kept) < within
+                        && !kept.told.contains(&name) =>
+                {
+                    (kept.begun, kept.cell.clone())
+                }
                 _ => {
-                    listings.retain(|_, (at, _)| now.saturating_duration_since(*at) < KEPT);
+                    listings.retain(|_, kept| age(kept) < KEPT);
                     let cell = Cell::default();
-                    listings.insert(commit.into(), (now, cell.clone()));
+                    let kept = Kept { begun: now, memory, told: HashSet::new(), cell: cell.clone() };
+                    listings.insert(commit.into(), kept);
                     (now, cell)
                 }
             }
         };
         let listing = cell.get_or_try_init(|| async { read.await.map(Arc::new) }).await?;
-        Ok((at, listing.clone()))
+        Ok((begun, listing.clone()))
+    }
+
+    /// A status of this commit was told something, or may have been: a listing that was begun before tells
+    /// nothing of it.
+    pub fn told(&self, commit: &str, name: &str) {
+        let mut listings = self.kept.lock();
+        let Some(kept) = listings.get_mut(commit) else { return };
+        if kept.told.len() >= MAX_TOLD {
+            listings.remove(commit);
+        } else {
+            kept.told.insert(self.hasher.hash_one(name));
+        }
     }
 }
 
@@ -62,27 +111,62 @@ mod tests {
     use super::*;
     use crate::clock::{Clock, TurnedClock};
 
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    const WANTED: Wanted<'static> = Wanted { commit: "a", name: "n", memory: Some(0), within: MINUTE };
+
+    /// Whether it was read, and its age.
+    async fn get(listings: &Listings, clock: &TurnedClock, wanted: Wanted<'_>) -> (bool, Duration) {
+        let mut asked = false;
+        let read = async {
+            asked = true;
+            Ok(Listing::default())
+        };
+        let (at, _) = listings.get(wanted, clock.now(), read).await.expect("it was read");
+        (asked, clock.now() - at)
+    }
+
     #[tokio::test]
     async fn a_listing_is_read_once_and_forgotten_when_it_is_old() {
         let (listings, clock) = (Listings::new(), TurnedClock::new());
-        let get = async |commit, within| {
-            let mut asked = false;
-            let read = async {
-                asked = true;
-                Ok(Listing::default())
-            };
-            let (at, _) = listings.get(commit, clock.now(), within, read).await.expect("it was read");
-            (asked, clock.now() - at)
-        };
-        let minute = Duration::from_secs(60);
-        assert_eq!(get("a", minute).await, (true, Duration::ZERO));
-        assert_eq!(get("a", minute).await, (false, Duration::ZERO));
-        assert_eq!(get("a", Duration::ZERO).await, (true, Duration::ZERO), "only what is read from now on");
-        clock.turn(minute);
-        assert_eq!(get("a", 2 * minute).await, (false, minute));
-        assert_eq!(get("a", minute).await, (true, Duration::ZERO));
+        assert_eq!(get(&listings, &clock, WANTED).await, (true, Duration::ZERO));
+        assert_eq!(get(&listings, &clock, WANTED).await, (false, Duration::ZERO));
+        clock.turn(MINUTE);
+        assert_eq!(get(&listings, &clock, Wanted { within: 2 * MINUTE, ..WANTED }).await, (false, MINUTE));
+        assert_eq!(get(&listings, &clock, WANTED).await, (true, Duration::ZERO));
         clock.turn(KEPT);
-        assert_eq!(get("b", KEPT).await, (true, Duration::ZERO));
-        assert_eq!(listings.0.lock().len(), 1, "the old one is forgotten");
+        assert_eq!(get(&listings, &clock, Wanted { commit: "b", ..WANTED }).await, (true, Duration::ZERO));
+        assert_eq!(listings.kept.lock().len(), 1, "the old one is forgotten");
+    }
+
+    #[tokio::test]
+    async fn a_listing_is_forgotten_with_what_was_said() {
+        let (listings, clock) = (Listings::new(), TurnedClock::new());
+        assert!(get(&listings, &clock, WANTED).await.0);
+        let nobody_is_sure = Wanted { memory: None, ..WANTED };
+        assert!(get(&listings, &clock, nobody_is_sure).await.0, "only what is read from now on");
+        assert!(get(&listings, &clock, nobody_is_sure).await.0);
+        let anew = Wanted { memory: Some(1), ..WANTED };
+        assert!(get(&listings, &clock, anew).await.0, "a new memory");
+        assert!(!get(&listings, &clock, anew).await.0);
+    }
+
+    #[tokio::test]
+    async fn a_listing_tells_nothing_of_what_was_told_since() {
+        let (listings, clock) = (Listings::new(), TurnedClock::new());
+        let other = Wanted { name: "other", ..WANTED };
+        listings.told("a", "n");
+        assert!(get(&listings, &clock, WANTED).await.0);
+        listings.told("a", "n");
+        listings.told("b", "other");
+        assert!(!get(&listings, &clock, other).await.0, "of the others it does");
+        assert!(get(&listings, &clock, WANTED).await.0);
+        assert!(!get(&listings, &clock, WANTED).await.0, "this one is younger");
+
+        for told in 0..=MAX_TOLD {
+            assert_eq!(listings.kept.lock().len(), 1, "{told}");
+            listings.told("a", &told.to_string());
+        }
+        assert!(get(&listings, &clock, WANTED).await.0, "too many to keep count");
     }
 }

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::budget::Pass;
+use super::listings::{self, Wanted};
 use super::report::Why;
-use super::{Inner, Try, listings};
+use super::{Inner, Try};
 use crate::compose::{CommitStatus, State};
 use crate::ops::metrics::Outcome;
 use crate::outbound::SendError;
@@ -33,9 +34,14 @@ impl Inner {
         wrote: &AtomicBool,
     ) -> Result<Try, SendError> {
         let name = name_at_vendor(job);
-        let commit = format!("{}{}", vendor.repository(), status.commit);
+        let mut commit = format!("{}{}", vendor.repository(), status.commit);
+        // Nobody has two repositories whose names differ in case only: GitHub, GitLab, Gitea and Azure DevOps
+        // find one in any case and refuse the second, Bitbucket's slugs and project keys have one case. What
+        // is not ASCII stands here percent-encoded, and counts as it is written.
+        commit.make_ascii_lowercase();
         let place = format!("{commit}/{name}");
         let _held = self.places.hold(&place).await;
+        let listed = if vendor.reads_whole_commits() { &commit } else { &place };
 
         let wanted = Said::Status { state: Some(status.state), description: status.description.as_str().into() };
         let now = self.clock.now();
@@ -56,14 +62,10 @@ impl Inner {
                         }),
                     }
                 };
-                let asked = if vendor.reads_whole_commits() { &commit } else { &place };
-                let within = match known {
-                    Some(_) => CONFIRMED,
-                    None if self.outbox.is_trusted() => FRESH,
-                    // While others write too, only what is read from now on counts.
-                    None => Duration::ZERO,
-                };
-                let (at, listing) = self.listings.get(asked, now, within, read).await?;
+                let within = if known.is_some() { CONFIRMED } else { FRESH };
+                // Asked after what is known: of a memory that began meanwhile there is no listing.
+                let wanted = Wanted { commit: listed, name, memory: self.outbox.memory(), within };
+                let (at, listing) = self.listings.get(wanted, now, read).await?;
                 Some((at, listing.said(name)))
             }
         };
@@ -104,7 +106,9 @@ impl Inner {
         // Whatever comes of it: who is not sure what a place says cannot tell who wrote it.
         self.outbox.note(&place, known(Said::Uncertain, at, Disputes::default()));
         wrote.store(true, Ordering::Relaxed);
-        vendor.write(status).await?;
+        let written = vendor.write(status).await;
+        self.listings.told(listed, name);
+        written?;
         self.outbox.note(&place, known(wanted, self.seconds(self.clock.now()), disputes));
         if disputes.states > before.states {
             self.restored(job);

@@ -272,8 +272,8 @@ impl Outbox for DurableOutbox {
         self.shared.queue.lock().distrust(distrust);
     }
 
-    fn is_trusted(&self) -> bool {
-        self.shared.queue.lock().is_trusted()
+    fn memory(&self) -> Option<u64> {
+        self.shared.queue.lock().memory()
     }
 
     fn forget_said(&self) {

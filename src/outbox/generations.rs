@@ -25,6 +25,11 @@ impl<K: Hash + Eq, V> Generations<K, V> {
         self.young.get(key).or_else(|| self.old.get(key))
     }
 
+    /// The same, to be changed.
+    pub fn get_mut<Q: Hash + Equivalent<K> + ?Sized>(&mut self, key: &Q) -> Option<&mut V> {
+        self.young.get_mut(key).or_else(|| self.old.get_mut(key))
+    }
+
     /// Sets the value of `key`.
     pub fn insert(&mut self, key: K, value: V) {
         self.old.remove(&key);

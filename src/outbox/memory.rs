@@ -106,8 +106,8 @@ impl Outbox for MemoryOutbox {
         self.queue.lock().distrust(distrust);
     }
 
-    fn is_trusted(&self) -> bool {
-        self.queue.lock().is_trusted()
+    fn memory(&self) -> Option<u64> {
+        self.queue.lock().memory()
     }
 
     fn forget_said(&self) {

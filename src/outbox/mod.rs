@@ -197,10 +197,16 @@ pub trait Outbox: Send + Sync + 'static {
     /// may, [`Outbox::known`] knows nothing; afterwards it begins anew.
     fn distrust(&self, distrust: bool);
 
-    /// Whether what is remembered of places may be relied on.
-    fn is_trusted(&self) -> bool;
+    /// Which memory of places this is; a new one begins with each forgetting, and whoever keeps what he
+    /// saw at a vendor forgets it then too. `None` while nothing remembered may be relied on.
+    fn memory(&self) -> Option<u64>;
 
-    /// Forgets what places were told.
+    /// Whether what is remembered of places may be relied on.
+    fn is_trusted(&self) -> bool {
+        self.memory().is_some()
+    }
+
+    /// Forgets what places were told, but for what is uncertain: those are asked for in any case.
     fn forget_said(&self);
 
     /// The Provider is another now: forgets that it spoke anywhere, and what is contested with it. Looks

@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 use super::fingerprint::Fingerprint;
 use super::repeats::Repeats;
 use super::{
-    Counts, Fate, Generations, Held, Job, JobId, Known, NewJob, PutError, Settled, Settlement, Stamp, Subject,
+    Counts, Fate, Generations, Held, Job, JobId, Known, NewJob, PutError, Said, Settled, Settlement, Stamp, Subject,
 };
 
 /// Bounds of an outbox.
@@ -70,6 +70,8 @@ pub(super) struct Queue {
     known: Generations<Fingerprint, Known>,
     /// Nothing of `known` may be relied on.
     distrusted: bool,
+    /// How often `known` was forgotten.
+    forgotten: u64,
     repeats: Repeats,
     held: usize,
     bytes: usize,
@@ -151,6 +153,7 @@ impl Queue {
             settled: Generations::new(limits.memory),
             known: Generations::new(limits.memory),
             distrusted: false,
+            forgotten: 0,
             repeats: Repeats::new(limits.repeat_interval),
             held: 0,
             bytes: 0,
@@ -517,14 +520,15 @@ impl Queue {
         }
     }
 
-    /// See [`super::Outbox::is_trusted`].
-    pub fn is_trusted(&self) -> bool {
-        !self.distrusted
+    /// See [`super::Outbox::memory`].
+    pub fn memory(&self) -> Option<u64> {
+        (!self.distrusted).then_some(self.forgotten)
     }
 
-    /// Forgets what places were told.
+    /// See [`super::Outbox::forget_said`].
     pub fn forget_said(&mut self) {
-        self.known = Generations::new(self.limits.memory);
+        self.forgotten += 1;
+        self.known.retain(|_, known| known.said == Said::Uncertain);
     }
 
     /// See [`super::Outbox::forget_speaker`].

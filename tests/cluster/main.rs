@@ -39,13 +39,14 @@ mod secrets;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use herald::cluster::Connection;
 use herald::ops::logging::{self, Encoding, LogLevel};
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
+use tracing::Dispatch;
 use tracing_subscriber::fmt::MakeWriter;
 
 use support::apiserver::{ApiServer, Objects};
@@ -258,8 +259,14 @@ fn named(name: &str) -> Value {
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
+/// Registered beside those of the tests, and takes nothing. Of a single subscriber `tracing` asks only on the
+/// thread that comes to a line first, which may be that of a test without one: then nobody gets the line.
+static SECOND: LazyLock<Dispatch> =
+    LazyLock::new(|| Dispatch::new(tracing_subscriber::fmt().with_writer(std::io::sink).finish()));
+
 impl Log {
     fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+        LazyLock::force(&SECOND);
         let log = Self::default();
         let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).finish();
         (log, tracing::subscriber::set_default(subscriber))
@@ -267,6 +274,7 @@ impl Log {
 
     /// As Herald prints it at its most talkative.
     fn printed() -> (Self, tracing::subscriber::DefaultGuard) {
+        LazyLock::force(&SECOND);
         let log = Self::default();
         let subscriber = logging::subscriber(LogLevel::Trace, Encoding::Json, log.clone());
         (log, tracing::subscriber::set_default(subscriber))

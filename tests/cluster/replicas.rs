@@ -1,14 +1,18 @@
 //! Two replicas side by side, as in every rollout: neither trusts what it remembers of the vendor
-//! while the other lives (rule R7), so that neither leaves an old colour standing.
+//! while the other lives (rule R7), nor afterwards, so that neither leaves an old colour standing.
+
+use std::sync::Arc;
 
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Api, ListParams};
 use serde_json::json;
 
 use super::secrets::{Door, Gate};
 use super::support::app::{DEADLINE, Herald};
+use super::support::clock::Ahead;
 use super::support::flux::{FluxEvent, alert, kustomization_event, provider, secret, sha};
 use super::support::forge::Forge;
 use super::support::wait;
@@ -27,10 +31,20 @@ impl Space<'_> {
         self.apply(&alert("git", "git")).await;
     }
 
-    async fn replicas(&self) -> usize {
+    async fn signs(&self) -> Vec<Lease> {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.name);
         let replicas = leases.list(&ListParams::default().labels("herald.sh/replica")).await;
-        replicas.expect("the API server answers").items.len()
+        replicas.expect("the API server answers").items
+    }
+
+    async fn replicas(&self) -> usize {
+        self.signs().await.len()
+    }
+
+    /// The last sign of life of the only replica.
+    async fn sign(&self) -> MicroTime {
+        let spec = self.signs().await.pop().and_then(|lease| lease.spec);
+        spec.and_then(|spec| spec.renew_time).expect("it gives signs of life")
     }
 }
 
@@ -48,7 +62,8 @@ async fn while_there_are_two_neither_trusts_its_memory() {
     let space = Space::new("replicas").await;
     let forge = forge().await;
     space.git(&forge).await;
-    let first = space.herald().await;
+    let clock = Arc::new(Ahead::default());
+    let first = space.herald_by(clock.clone()).await;
     trusts(&first, true).await;
     assert_eq!(space.replicas().await, 1);
     let tell = async |herald: &Herald, state: &str, version| {
@@ -74,7 +89,22 @@ async fn while_there_are_two_neither_trusts_its_memory() {
 
     second.stop().await;
     wait::until(DEADLINE, "its Lease to be gone", || async { (space.replicas().await == 1).then_some(()) }).await;
+    // A quarter of a minute passes, and not more, so that its own Lease does not run out.
+    let pass = async || {
+        let before = space.sign().await;
+        clock.turn_seconds(15);
+        wait::until(DEADLINE, "a sign of life", || async { (space.sign().await != before).then_some(()) }).await;
+    };
+    pass().await;
     assert!(!first.app.outbox.is_trusted(), "what the other had under way may still go out");
+    // It lists a success, and writes a failure.
+    let reads = forge.reads();
+    assert_eq!(tell(&first, "failure", 6).await, "failure");
+    while !first.app.outbox.is_trusted() {
+        pass().await;
+    }
+    assert_eq!(tell(&first, "success", 7).await, "success", "what was listed before is not believed");
+    assert_eq!(forge.reads(), reads + 2);
     first.stop().await;
     assert_eq!(space.replicas().await, 0);
 }

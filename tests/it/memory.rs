@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use herald::ops::metrics::Outcome;
+use herald::outbox::{Disputes, Known, Outbox, Said};
 use serde_json::{Value, json};
 
 use crate::logs::Logs;
 use crate::order::foreign;
-use crate::scene::{Scene, forge, git, token};
+use crate::scene::{Scene, address, forge, git, token};
 use crate::support::app::DEADLINE;
 use crate::support::clock::Ahead;
 use crate::support::flux::{FluxEvent, Manifest, alert, kustomization_event, provider, sha};
@@ -261,6 +262,54 @@ async fn while_others_may_write_nothing_is_contested() {
 }
 
 #[tokio::test]
+async fn what_was_listed_before_a_write_is_not_believed_once_the_write_is_forgotten() {
+    let company: fn(&dyn Outbox) = |outbox| {
+        outbox.distrust(true);
+        outbox.distrust(false);
+    };
+    let crowd: fn(&dyn Outbox) = |outbox| {
+        for number in 0..70_000 {
+            let known = Known { said: Said::Nothing, at: 0, by: "".into(), disputes: Disputes::default() };
+            outbox.note(&number.to_string(), known);
+        }
+    };
+    for (how, forget) in [("company", company), ("elected", |outbox| outbox.forget_said()), ("crowd", crowd)] {
+        for kind in ["azuredevops", "bitbucket", "bitbucketserver", "gitea", "github", "gitlab"] {
+            let (scene, clock) = scene(kind).await;
+            let outbox = &*scene.herald.app.outbox;
+            scene.tell([ok()]).await;
+            outbox.forget_said();
+            clock.turn(2);
+            scene.tell([ok()]).await;
+            assert_eq!((scene.forge.reads(), scene.ended(Outcome::Unchanged)), (2, 1), "{kind}: it is listed as green");
+            scene.tell([fail()]).await;
+            forget(outbox);
+            scene.tell([ok()]).await;
+            assert_eq!(scene.forge.reads(), 3, "{how}, {kind}: looked anew");
+            assert_eq!(scene.ended(Outcome::Delivered), 3, "{how}, {kind}: green again");
+            scene.end(3, 3).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_listed_in_company_is_not_believed_when_it_is_over() {
+    let (scene, _clock) = scene("github").await;
+    let outbox = &scene.herald.app.outbox;
+    let api = ok().named("api");
+    outbox.distrust(true);
+    scene.tell([&api, &ok()]).await;
+    // What the other one had under way.
+    let context = git("github", &scene.forge).context("api");
+    let late = json!({"state": "failure", "context": context, "description": "theirs"});
+    foreign(&scene.forge, "github", &sha(1), [late]).await;
+    outbox.distrust(false);
+    scene.tell([&api, &api]).await;
+    assert_eq!(scene.states(&sha(1), &context), ["success", "failure", "success"]);
+    scene.end(3, 4).await;
+}
+
+#[tokio::test]
 async fn two_providers_of_one_name_are_told_of_once_and_contest_nothing() {
     let logs = Logs::collect();
     let forge = forge().await;
@@ -299,4 +348,31 @@ async fn two_providers_of_one_name_are_told_of_once_and_contest_nothing() {
     assert_eq!(logs.count(&["two Providers write the same commit statuses"]), 1, "it is over");
     let (reads, writes) = (scene.forge.reads(), scene.forge.writes());
     scene.end(reads, writes).await;
+}
+
+#[tokio::test]
+async fn a_repository_is_one_place_however_it_is_written() {
+    for kind in ["azuredevops", "bitbucket", "bitbucketserver", "gitea", "github", "gitlab"] {
+        let forge = forge().await;
+        let written = address(kind, &forge);
+        let shouted = ["acme", "fleet", "project"].iter().fold(written.clone(), |address, name| {
+            let (first, rest) = name.split_at(1);
+            address.replace(name, &format!("{}{rest}", first.to_uppercase()))
+        });
+        let git = |name: &str, address: &str| {
+            provider(kind, name, address).secret("token").spec("commitStatusExpr", "'fleet'")
+        };
+        let of = |name: &str, object| alert(name, name).sources(json!([{"kind": "Kustomization", "name": object}]));
+        let manifests = [git("one", &written), git("two", &shouted), of("one", "web"), of("two", "api"), token()];
+        let (scene, _clock) = with(forge, manifests).await;
+        scene.tell([&ok(), &fail().named("api"), &ok()]).await;
+        assert_eq!(scene.ended(Outcome::Delivered), 3, "{kind}: the last to speak is heard");
+        let statuses = scene.forge.statuses(&sha(1));
+        assert!(
+            statuses.last().is_some_and(|status| status.state.starts_with("succe") || status.state == "SUCCESSFUL")
+        );
+        let named = scene.forge.requests().iter().filter(|request| request.uri.contains("Fleet")).count();
+        assert_eq!(named, 1, "{kind}: a request names it as it is written");
+        scene.end(1, 3).await;
+    }
 }

@@ -740,3 +740,29 @@ fn operators_are_heard_while_it_runs() {
     block_on(outbox.finish());
     assert_eq!(reader.jobs(Some(job.id)).expect("it reads").len(), 0);
 }
+
+#[test]
+fn what_is_uncertain_outlives_all_that_was_said() {
+    let outbox = MemoryOutbox::new(LIMITS);
+    let note = |place, said| outbox.note(place, Known { said, at: 1, by: "p".into(), disputes: Disputes::default() });
+    let mut memories = vec![outbox.memory()];
+    let forget = [
+        |outbox: &MemoryOutbox| outbox.forget_said(),
+        |outbox: &MemoryOutbox| {
+            outbox.distrust(true);
+            assert_eq!((outbox.memory(), outbox.known("uncertain")), (None, None));
+            outbox.distrust(false);
+        },
+    ];
+    for forget in forget {
+        note("said", Said::Nothing);
+        note("uncertain", Said::Uncertain);
+        forget(&outbox);
+        assert_eq!(outbox.known("said"), None);
+        assert_eq!(outbox.known("uncertain").map(|known| known.said), Some(Said::Uncertain));
+        memories.push(outbox.memory());
+    }
+    assert!(memories.iter().all(Option::is_some));
+    memories.dedup();
+    assert_eq!(memories.len(), 3, "each forgetting begins another memory");
+}

@@ -11,7 +11,11 @@ pub struct Ahead(Mutex<Duration>);
 
 impl Ahead {
     pub fn turn(&self, minutes: u64) {
-        *self.0.lock() += Duration::from_secs(60 * minutes);
+        self.turn_seconds(60 * minutes);
+    }
+
+    pub fn turn_seconds(&self, seconds: u64) {
+        *self.0.lock() += Duration::from_secs(seconds);
     }
 }
 
