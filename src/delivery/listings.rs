@@ -22,12 +22,21 @@ const MAX_TOLD: usize = 1024;
 /// Nobody wants a listing that is older.
 pub const KEPT: Duration = Duration::from_secs(3600);
 
+/// How often old ones are looked for.
+const SWEEP: Duration = Duration::from_secs(60);
+
 type Cell = Arc<OnceCell<Arc<Listing>>>;
 
 /// Listings by API base, repository and commit.
 pub struct Listings {
-    kept: Mutex<Generations<Arc<str>, Kept>>,
+    all: Mutex<All>,
     hasher: RandomState,
+}
+
+struct All {
+    kept: Generations<Arc<str>, Kept>,
+    /// When old ones were looked for.
+    swept: Option<Instant>,
 }
 
 struct Kept {
@@ -57,7 +66,8 @@ pub struct Wanted<'a> {
 impl Listings {
     /// None yet.
     pub fn new() -> Self {
-        Self { kept: Mutex::new(Generations::new(CAPACITY)), hasher: RandomState::new() }
+        let all = All { kept: Generations::new(CAPACITY), swept: None };
+        Self { all: Mutex::new(all), hasher: RandomState::new() }
     }
 
     /// A listing that is good enough and when it was begun, read by the first who asks while the others wait. A
@@ -70,7 +80,7 @@ impl Listings {
         let name = self.hasher.hash_one(name);
         let age = |kept: &Kept| now.saturating_duration_since(kept.begun);
         let (begun, cell) = {
-            let mut listings = self.kept.lock();
+            let All { kept: listings, swept } = &mut *self.all.lock();
             match listings.get(commit) {
                 Some(kept)
                     if memory.is_some()
@@ -81,7 +91,10 @@ impl Listings {
                     (kept.begun, kept.cell.clone())
                 }
                 _ => {
-                    listings.retain(|_, kept| age(kept) < KEPT);
+                    if swept.is_none_or(|at| now.saturating_duration_since(at) >= SWEEP) {
+                        *swept = Some(now);
+                        listings.retain(|_, kept| age(kept) < KEPT);
+                    }
                     let cell = Cell::default();
                     let kept = Kept { begun: now, memory, told: HashSet::new(), cell: cell.clone() };
                     listings.insert(commit.into(), kept);
@@ -96,7 +109,7 @@ impl Listings {
     /// A status of this commit was told something, or may have been: a listing that was begun before tells
     /// nothing of it.
     pub fn told(&self, commit: &str, name: &str) {
-        let mut listings = self.kept.lock();
+        let listings = &mut self.all.lock().kept;
         let Some(kept) = listings.get_mut(commit) else { return };
         if kept.told.len() >= MAX_TOLD {
             listings.remove(commit);
@@ -136,7 +149,7 @@ mod tests {
         assert_eq!(get(&listings, &clock, WANTED).await, (true, Duration::ZERO));
         clock.turn(KEPT);
         assert_eq!(get(&listings, &clock, Wanted { commit: "b", ..WANTED }).await, (true, Duration::ZERO));
-        assert_eq!(listings.kept.lock().len(), 1, "the old one is forgotten");
+        assert_eq!(listings.all.lock().kept.len(), 1, "the old one is forgotten");
     }
 
     #[tokio::test]
@@ -164,7 +177,7 @@ mod tests {
         assert!(!get(&listings, &clock, WANTED).await.0, "this one is younger");
 
         for told in 0..=MAX_TOLD {
-            assert_eq!(listings.kept.lock().len(), 1, "{told}");
+            assert_eq!(listings.all.lock().kept.len(), 1, "{told}");
             listings.told("a", &told.to_string());
         }
         assert!(get(&listings, &clock, WANTED).await.0, "too many to keep count");
