@@ -16,6 +16,10 @@ use crate::vendors::Listing;
 /// Commits remembered.
 const CAPACITY: usize = 512;
 
+/// Statuses in all listings at most; past that all are let go, and read again by whoever needs one. A commit
+/// can have 2,000, and one takes some 300 bytes.
+const MAX_STATUSES: usize = 50_000;
+
 /// Places that are told of a commit while its listing is kept; past that the listing is let go.
 const MAX_TOLD: usize = 1024;
 
@@ -37,6 +41,8 @@ struct All {
     kept: Generations<Arc<str>, Kept>,
     /// When old ones were looked for.
     swept: Option<Instant>,
+    /// Statuses listed since all were let go.
+    statuses: usize,
 }
 
 struct Kept {
@@ -66,7 +72,7 @@ pub struct Wanted<'a> {
 impl Listings {
     /// None yet.
     pub fn new() -> Self {
-        let all = All { kept: Generations::new(CAPACITY), swept: None };
+        let all = All { kept: Generations::new(CAPACITY), swept: None, statuses: 0 };
         Self { all: Mutex::new(all), hasher: RandomState::new() }
     }
 
@@ -80,7 +86,7 @@ impl Listings {
         let name = self.hasher.hash_one(name);
         let age = |kept: &Kept| now.saturating_duration_since(kept.begun);
         let (begun, cell) = {
-            let All { kept: listings, swept } = &mut *self.all.lock();
+            let All { kept: listings, swept, .. } = &mut *self.all.lock();
             match listings.get(commit) {
                 Some(kept)
                     if memory.is_some()
@@ -102,8 +108,17 @@ impl Listings {
                 }
             }
         };
-        let listing = cell.get_or_try_init(|| async { read.await.map(Arc::new) }).await?;
+        let listing = cell.get_or_try_init(|| async { read.await.map(|listing| self.keep(listing)) }).await?;
         Ok((begun, listing.clone()))
+    }
+
+    fn keep(&self, listing: Listing) -> Arc<Listing> {
+        let mut all = self.all.lock();
+        all.statuses += listing.statuses.len();
+        if all.statuses > MAX_STATUSES {
+            (all.kept, all.statuses) = (Generations::new(CAPACITY), 0);
+        }
+        Arc::new(listing)
     }
 
     /// A status of this commit was told something, or may have been: a listing that was begun before tells
@@ -123,6 +138,7 @@ impl Listings {
 mod tests {
     use super::*;
     use crate::clock::{Clock, TurnedClock};
+    use crate::outbox::Said;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -137,6 +153,18 @@ mod tests {
         };
         let (at, _) = listings.get(wanted, clock.now(), read).await.expect("it was read");
         (asked, clock.now() - at)
+    }
+
+    #[tokio::test]
+    async fn listings_are_bounded_by_what_is_in_them() {
+        let (listings, now) = (Listings::new(), TurnedClock::new().now());
+        let large = Listing { statuses: (0..2_000).map(|name| (name.to_string(), Said::Nothing)).collect() };
+        for number in 0..MAX_STATUSES / 2_000 + 1 {
+            let commit = number.to_string();
+            let wanted = Wanted { commit: &commit, name: "", memory: Some(0), within: KEPT };
+            let _ = listings.get(wanted, now, async { Ok(large.clone()) }).await.expect("it was read");
+            assert_eq!(listings.all.lock().kept.len(), (number + 1) % (MAX_STATUSES / 2_000 + 1));
+        }
     }
 
     #[tokio::test]

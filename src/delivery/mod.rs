@@ -181,8 +181,8 @@ impl Delivery {
     /// Does what operators want, as long as the process runs.
     pub async fn obey(self) {
         let inner = &self.0;
-        loop {
-            for Operation { job, act } in inner.outbox.operations().await {
+        while let Some(operations) = inner.outbox.operations().await {
+            for Operation { job, act } in operations {
                 match act {
                     Act::Retry => {
                         inner.outbox.retry(job);

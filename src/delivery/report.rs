@@ -123,7 +123,9 @@ impl Why {
     pub fn expired(held: Option<Why>) -> Self {
         let why = Self::new("Expired", "it could not be sent before its deadline");
         match held {
-            Some(held) => Self { text: format!("{}: {}", why.text, held.text), remote: held.remote, ..why },
+            Some(held) => {
+                Self { text: format!("{}: {}", why.text, held.text), remote: held.remote, asked: held.asked, ..why }
+            }
             None => why,
         }
     }

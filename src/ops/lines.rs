@@ -3,8 +3,7 @@
 //! program. Started by `main` through `logging`.
 
 use std::io::{self, Write};
-use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -38,8 +37,12 @@ struct Waiting {
 #[must_use = "what waits is written when this is dropped"]
 pub struct Rest {
     lines: Lines,
-    thread: Option<JoinHandle<()>>,
+    /// Says that the thread ended, by being closed.
+    ended: mpsc::Receiver<()>,
 }
+
+/// How long the end waits for what is not read.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Lines {
     /// Lines to `out`, until the second of the pair is dropped.
@@ -48,9 +51,12 @@ impl Lines {
     /// There can be no thread.
     pub fn to(out: impl Write + Send + 'static) -> io::Result<(Self, Rest)> {
         let lines = Self(Arc::new(Shared { waiting: Mutex::default(), there: Condvar::new() }));
-        let writer = lines.clone();
-        let thread = std::thread::Builder::new().name("log".into()).spawn(move || writer.write_to(out))?;
-        Ok((lines.clone(), Rest { lines, thread: Some(thread) }))
+        let (writer, (ends, ended)) = (lines.clone(), mpsc::channel());
+        std::thread::Builder::new().name("log".into()).spawn(move || {
+            let _ends = ends;
+            writer.write_to(out);
+        })?;
+        Ok((lines.clone(), Rest { lines, ended }))
     }
 
     fn write_to(self, mut out: impl Write) {
@@ -97,10 +103,7 @@ impl Drop for Rest {
     fn drop(&mut self) {
         self.lines.0.waiting.lock().ended = true;
         self.lines.0.there.notify_one();
-        if let Some(thread) = self.thread.take() {
-            // A panic there was printed when it happened.
-            let _ = thread.join();
-        }
+        let _ = self.ended.recv_timeout(PATIENCE);
     }
 }
 
@@ -135,8 +138,6 @@ impl<'a> MakeWriter<'a> for Lines {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-
     use super::*;
 
     /// Notes each write; waits in the first until it is let go on.

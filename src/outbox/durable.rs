@@ -98,6 +98,7 @@ impl DurableOutbox {
             operations: Mutex::default(),
             asked: Notify::new(),
             writes: AtomicBool::new(true),
+            gone: AtomicBool::new(false),
             clock,
         });
         let (urgent, received) = mpsc::channel();
@@ -116,6 +117,7 @@ impl DurableOutbox {
             repeat_interval: limits.repeat_interval,
             sync_delay,
             failing: None,
+            said_failing: false,
             whole: true,
             runtime: tokio::runtime::Handle::try_current().ok(),
             backlog: left.needless.into_iter().map(Call::Forget).collect(),
@@ -247,13 +249,16 @@ impl Outbox for DurableOutbox {
         late
     }
 
-    fn operations(&self) -> BoxFuture<'_, Vec<Operation>> {
+    fn operations(&self) -> BoxFuture<'_, Option<Vec<Operation>>> {
         Box::pin(async {
             loop {
                 let asked = self.shared.asked.notified();
+                if self.shared.gone.load(Ordering::Relaxed) {
+                    return None;
+                }
                 let operations = std::mem::take(&mut *self.shared.operations.lock());
                 if !operations.is_empty() {
-                    return operations;
+                    return Some(operations);
                 }
                 asked.await;
             }

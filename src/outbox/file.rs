@@ -114,21 +114,21 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Moves a file that cannot be used out of the way, for people to look at; where it is then. Only the
-/// last one is kept: a disk that spoils files must not be filled with them. An empty one is `None`: it
-/// must not take the place of one that people want to look at.
+/// last one is kept: a disk that spoils files must not be filled with them. An empty one is removed
+/// (`None`): it must not take the place of one that people want to look at.
 pub fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
-    if fs::metadata(path)?.len() == 0 {
-        return Ok(None);
-    }
-    let aside = beside(path, ".unusable");
-    fs::rename(path, &aside)?;
-    for suffix in ["-wal", "-shm"] {
-        match fs::rename(beside(path, suffix), beside(&aside, suffix)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+    let aside = (fs::metadata(path)?.len() > 0).then(|| beside(path, ".unusable"));
+    for suffix in ["", "-wal", "-shm"] {
+        let moved = match &aside {
+            Some(aside) => fs::rename(beside(path, suffix), beside(aside, suffix)),
+            None => fs::remove_file(beside(path, suffix)),
+        };
+        match moved {
+            Err(error) if suffix.is_empty() || error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }
-    Ok(Some(aside))
+    Ok(aside)
 }
 
 #[cfg(test)]

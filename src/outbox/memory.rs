@@ -90,7 +90,7 @@ impl Outbox for MemoryOutbox {
         self.queue.lock().expire(limit, is_late)
     }
 
-    fn operations(&self) -> BoxFuture<'_, Vec<Operation>> {
+    fn operations(&self) -> BoxFuture<'_, Option<Vec<Operation>>> {
         Box::pin(pending())
     }
 

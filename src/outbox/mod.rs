@@ -182,8 +182,9 @@ pub trait Outbox: Send + Sync + 'static {
     /// under a lock.
     fn expire(&self, limit: usize, is_late: &dyn Fn(&NewJob) -> bool) -> Vec<Job>;
 
-    /// Waits for operators' wishes, which come through the file.
-    fn operations(&self) -> BoxFuture<'_, Vec<Operation>>;
+    /// Waits for operators' wishes, which come through the file. `None` when the outbox has ended of
+    /// itself, by a bug.
+    fn operations(&self) -> BoxFuture<'_, Option<Vec<Operation>>>;
 
     /// When the next waiting job becomes due, or a Provider may be asked for again; `None` when none
     /// waits for a time.

@@ -116,12 +116,15 @@ fn ensure(holds: bool, otherwise: impl FnOnce() -> Unusable) -> Result<(), Unusa
 /// Whether SQLite's error says that the file itself is bad. A full disk, a want of permission or somebody
 /// else's lock says nothing of the kind.
 pub(super) fn is_bad(error: &rusqlite::Error) -> bool {
-    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
     // Unknown is SQLite's word for a statement that makes no sense: the tables are not ours.
     let bad = [ErrorCode::DatabaseCorrupt, ErrorCode::NotADatabase, ErrorCode::Unknown];
     match error.sqlite_error_code() {
         Some(code) => bad.contains(&code),
-        None => matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..)),
+        None => matches!(
+            error,
+            FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..)
+        ),
     }
 }
 
@@ -286,6 +289,11 @@ impl Writes<'_> {
     pub fn insert(&self, id: JobId, record: &[u8], attempts: u32) -> rusqlite::Result<()> {
         let mut statement = self.0.prepare_cached("INSERT INTO jobs (id, record, attempts) VALUES (?1, ?2, ?3)")?;
         statement.execute(params![id, record, attempts]).map(drop)
+    }
+
+    /// Writes a page that says what it said.
+    pub fn touch(&self) -> rusqlite::Result<()> {
+        self.0.pragma_update(None, "user_version", MIGRATIONS.len())
     }
 
     /// Remembers a message.

@@ -57,6 +57,8 @@ pub(super) struct Shared {
     pub asked: Notify,
     /// See [`super::Outbox::writes`].
     pub writes: AtomicBool,
+    /// The thread ended.
+    pub gone: AtomicBool,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -104,7 +106,7 @@ impl Calls {
     /// Tells the thread.
     pub fn tell(&self, call: Call) {
         if call.is_urgent() {
-            // The thread ends only with the last sender.
+            // The thread ends with the last sender, or by a panic, which ends the process.
             let _ = self.urgent.send(call);
         } else {
             self.others.lock().push(call);
@@ -131,6 +133,8 @@ pub(super) struct Writer {
     pub backlog: Vec<Call>,
     /// Why the last write failed, and when the next one is tried.
     pub failing: Option<(PutError, Instant)>,
+    /// That was said.
+    pub said_failing: bool,
     /// The file holds every job that is held in memory: not so while a fresh one takes the place of one
     /// that went bad.
     pub whole: bool,
@@ -148,6 +152,8 @@ struct Unready(Arc<Shared>);
 impl Drop for Unready {
     fn drop(&mut self) {
         self.0.writes.store(false, Ordering::Relaxed);
+        self.0.gone.store(true, Ordering::Relaxed);
+        self.0.asked.notify_one();
     }
 }
 
@@ -205,7 +211,7 @@ impl Writer {
                 end => self.backlog.push(end),
             }
         }
-        if !puts.is_empty() || !self.backlog.is_empty() || !self.whole {
+        if !puts.is_empty() || !self.backlog.is_empty() || !self.whole || self.failing.is_some() {
             let now = self.shared.clock.now();
             let refused = match self.failing {
                 // Somebody stops and wants to know.
@@ -252,6 +258,7 @@ impl Writer {
     /// Writes, with what can be done when there is no room.
     fn try_to_write(&mut self, records: &[&Vec<u8>]) -> Result<(), PutError> {
         let is_full = |written: &rusqlite::Result<()>| matches!(written, Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull));
+        let ends = !self.backlog.is_empty();
         let mut written = self.write(records);
         if is_full(&written) && matches!(self.store.forget_oldest(ROWS_FOR_ROOM), Ok(forgotten) if forgotten > 0) {
             written = self.write(records);
@@ -266,7 +273,7 @@ impl Writer {
             _ => PutError::Unwritable,
         });
         self.failing = answer.err().map(|error| (error, self.shared.clock.now() + PAUSE));
-        if answer == Err(PutError::Full) && !records.is_empty() && self.write(&[]).is_ok() {
+        if answer == Err(PutError::Full) && ends && !records.is_empty() && self.write(&[]).is_ok() {
             // What ended makes room for what comes next.
             self.failing = None;
         }
@@ -279,7 +286,7 @@ impl Writer {
     /// One transaction: what ended and what is new.
     fn write(&mut self, records: &[&Vec<u8>]) -> rusqlite::Result<()> {
         let times = Times::of(&*self.shared.clock);
-        let (backlog, first) = (&self.backlog, self.next_id);
+        let (backlog, first, failing) = (&self.backlog, self.next_id, self.failing.is_some());
         let all = if self.whole { Vec::new() } else { self.shared.queue.lock().all() };
         self.store.write(!records.is_empty() || !all.is_empty(), |writes| {
             for job in &all {
@@ -292,7 +299,8 @@ impl Writer {
             for (record, id) in records.iter().zip(first..) {
                 writes.insert(id, record, 0)?;
             }
-            Ok(())
+            // Whether it can be written is not seen by writing nothing.
+            if failing && records.is_empty() && backlog.is_empty() { writes.touch() } else { Ok(()) }
         })?;
         self.whole = true;
         self.backlog.clear();
@@ -326,10 +334,13 @@ impl Writer {
         self.shared.writes.store(written.is_ok() || full, Ordering::Relaxed);
         let path = self.path.display();
         match written {
-            Ok(()) if self.failing.is_none() => {}
-            Ok(()) => tracing::info!(logger = "outbox", %path, "the outbox can be written again"),
+            Ok(()) => {
+                if std::mem::take(&mut self.said_failing) {
+                    tracing::info!(logger = "outbox", %path, "the outbox can be written again");
+                }
+            }
             Err(error) => {
-                if self.failing.is_none() {
+                if !std::mem::replace(&mut self.said_failing, true) {
                     tracing::error!(
                         logger = "outbox", %path, %error,
                         "the outbox cannot be written: events are refused with 503 and their senders come again; \

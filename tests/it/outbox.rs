@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
@@ -575,6 +576,68 @@ fn a_file_that_cannot_be_used_just_now_is_left_as_it_is() {
     assert_eq!(open(&path, &clock).counts().held, 1, "what waited in it goes on");
 }
 
+/// Panics when it is asked by a thread of this name, once it is told to.
+struct Trap(Arc<TurnedClock>, AtomicBool);
+
+impl Clock for Trap {
+    fn now(&self) -> Instant {
+        let caller = std::thread::current();
+        assert!(!(self.1.load(Ordering::Relaxed) && caller.name() == Some("outbox")), "as the test wants");
+        self.0.now()
+    }
+
+    fn wall(&self) -> jiff::Timestamp {
+        self.0.wall()
+    }
+}
+
+#[test]
+fn an_outbox_that_ended_by_a_bug_says_so() {
+    let (_dir, clock, path) = place();
+    let trap = Arc::new(Trap(clock, AtomicBool::new(false)));
+    let outbox = DurableOutbox::open(options(path, LIMITS), trap.clone()).expect("it opens");
+    trap.1.store(true, Ordering::Relaxed);
+    assert_eq!(block_on(outbox.operations()), None, "which ends the process");
+    assert!(!outbox.writes());
+    let put = block_on(outbox.put(vec![new_job(status(1), 1, trap.now())]));
+    assert_eq!(put.expect_err("nobody writes it"), PutError::Closed);
+}
+
+#[test]
+fn text_that_is_none_sets_a_file_aside() {
+    let (_dir, clock, path) = place();
+    let outbox = open(&path, &clock);
+    outbox.wait("provider", clock.now() + Duration::from_secs(600));
+    block_on(outbox.finish());
+    drop(outbox);
+    let other = rusqlite::Connection::open(&path).expect("it opens");
+    other.execute("UPDATE waits SET provider = CAST(X'FF' AS TEXT)", []).expect("done");
+    drop(other);
+    assert_eq!(open(&path, &clock).counts(), Counts::default());
+    assert!(PathBuf::from(format!("{}.unusable", path.display())).exists());
+}
+
+#[test]
+fn a_disk_that_hiccups_is_found_well_again_though_nobody_comes() {
+    let (_dir, clock, path) = place();
+    let outbox = open(&path, &clock);
+    let other = rusqlite::Connection::open(&path).expect("it opens");
+    // Longer than a writer waits for an operator.
+    other.execute_batch("BEGIN IMMEDIATE").expect("it is free");
+    let put = || block_on(outbox.put(vec![new_job(status(1), 1, clock.now())]));
+    assert_eq!(put().expect_err("it is locked"), PutError::Unwritable);
+    assert!(!outbox.writes());
+    assert_eq!(put().expect_err("it was so just now"), PutError::Unwritable, "and it is not tried again yet");
+    drop(other);
+    clock.turn(Duration::from_secs(2));
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !outbox.writes() {
+        assert!(std::time::Instant::now() < deadline, "it is never tried again");
+        std::thread::yield_now();
+    }
+    put().expect("it works");
+}
+
 #[test]
 fn a_version_that_no_etcd_gives_spoils_nothing() {
     let (_dir, clock, path) = place();
@@ -728,7 +791,7 @@ fn operators_are_heard_while_it_runs() {
     let row = rows.iter().find(|row| row.id == job.id).expect("it is there");
     assert_eq!((row.attempts, row.why.as_ref()), (1, Some(&why)));
     reader.ask(job.id, Act::Retry).expect("it writes");
-    assert_eq!(block_on(outbox.operations()), [Operation { job: job.id, act: Act::Retry }]);
+    assert_eq!(block_on(outbox.operations()).expect("it runs"), [Operation { job: job.id, act: Act::Retry }]);
     assert!(reader.is_heard().expect("it reads"));
     assert!(outbox.retry(job.id) && !outbox.retry(job.id));
     assert_eq!(outbox.next_due(), None);
