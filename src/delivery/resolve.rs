@@ -770,8 +770,8 @@ mod tests {
         let (one, other) = (pass(one), pass(other));
         let refusal = SendError::Status { status: StatusCode::UNAUTHORIZED, retry_after: None, body: String::new() };
         one.note(&refusal).expect("it is parked");
-        assert!(one.check().is_err(), "its own is held");
-        other.check().is_err()
+        assert!(one.check(None).is_err(), "its own is held");
+        other.check(None).is_err()
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use herald::clock::TurnedClock;
+use herald::clock::{Clock, TurnedClock};
 use herald::cluster::Stores;
 use herald::cluster::manifests::Manifests;
 use herald::delivery::resolve::{Identities, Resolver};
@@ -241,6 +241,17 @@ impl Turned {
         .await;
     }
 
+    /// Waits until so many are held, and all of them were tried and put off.
+    async fn put_off(&self, expected: usize) {
+        wait::until_ok(DEADLINE, "jobs to be put off", || async {
+            let (outbox, now) = (&self.pipeline.outbox, self.clock.now());
+            let counts = outbox.counts();
+            let quiet = counts.held == expected && counts.claimed == 0 && outbox.due_by(now).is_empty();
+            if quiet { Ok(()) } else { Err(format!("{counts:?} of {expected}")) }
+        })
+        .await;
+    }
+
     fn failed(&self) -> u64 {
         self.pipeline.metrics.notifications(Outcome::Failed)
     }
@@ -286,6 +297,61 @@ async fn what_is_held_past_its_deadline_is_given_up_though_nothing_may_be_sent()
     herald.held(0).await;
     assert_eq!((herald.failed(), forge.requests().len()), (60, told));
     assert_eq!(herald.trouble("git").expect("it stands").0, "Expired");
+}
+
+/// What a repository refuses, with jobs that all fall due with its canary.
+async fn refused(scene: &Turned, forge: &Forge, fault: Fault, slots: u64) {
+    forge.fail(fault.every(1));
+    for number in 0..slots {
+        scene.post(&kustomization_event("web", &sha(number))).await;
+    }
+    scene.put_off(slots as usize).await;
+    forge.recover();
+}
+
+#[track_caller]
+fn told_once(forge: &Forge, slots: u64) {
+    let told = |number: &u64| forge.statuses(&sha(*number)).len();
+    let wrong = (0..slots).filter(|number| told(number) != 1).map(|number| (number, told(&number)));
+    assert_eq!(wrong.collect::<Vec<_>>(), [], "slots, and how often each was told");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_repository_refused_is_told_as_soon_as_its_canary_was() {
+    let minute = Duration::from_secs(60);
+    for (fault, slots) in [(Fault::answer(403).writes(), 300), (Fault::answer(404), 300)] {
+        let forge = forge().await;
+        let herald = Turned::with([git("github", &forge), token(), alert("status", "git")]);
+        refused(&herald, &forge, fault, slots).await;
+        let told = forge.requests().len();
+        herald.turn(10 * minute - Duration::from_secs(1));
+        herald.put_off(slots as usize).await;
+        assert_eq!(forge.requests().len(), told, "it is left alone");
+        // The clock stands from now on: nothing waits for a time of its own.
+        herald.turn(Duration::from_secs(1));
+        herald.held(0).await;
+        told_once(&forge, slots);
+        assert_eq!(herald.failed(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_that_finds_what_it_wanted_keeps_nobody_waiting() {
+    for fault in [Fault::answer(403).writes(), Fault::answer(404)] {
+        let (forge, slots) = (forge().await, 100);
+        let manifests = [git("github", &forge), token(), alert("status", "git")];
+        let herald = Turned::with(manifests.clone());
+        refused(&herald, &forge, fault, slots).await;
+        // Another Herald tells most of it meanwhile.
+        let other = Turned::with(manifests);
+        for number in 0..slots - 10 {
+            other.post(&kustomization_event("web", &sha(number))).await;
+        }
+        other.held(0).await;
+        herald.turn(Duration::from_secs(600));
+        herald.held(0).await;
+        told_once(&forge, slots);
+    }
 }
 
 // === github.com ===

@@ -5,8 +5,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::pace::{GITHUB_AT_ONCE, Pace};
 use super::{NO_ROOM, take};
 use crate::delivery::verdict::{self, Scope, Verdict};
@@ -37,6 +35,17 @@ pub(super) struct Account {
     under_way: usize,
     /// Providers that found no room.
     waiting: HashSet<Arc<str>>,
+    /// How often something was lifted that had been refused.
+    lifted: u64,
+}
+
+/// What a job may do at a host with a credential.
+#[derive(Debug)]
+pub(super) struct Leave {
+    /// It is the first after a wait.
+    first: bool,
+    /// Refusals that it is to try: it is their canary.
+    tries: Vec<Scope>,
 }
 
 #[derive(Debug)]
@@ -55,15 +64,12 @@ struct Refusal {
     until: Option<Instant>,
     /// How often it was refused.
     times: u32,
+    /// One is under way.
     canary: bool,
+    /// It was a read that was refused, so one that works is proof enough.
+    read: bool,
     /// Providers with jobs that it holds.
     holds: HashSet<Arc<str>>,
-}
-
-/// A job that goes out though its like was refused before, to see whether it still is.
-pub struct Canary<'a> {
-    account: &'a Mutex<Account>,
-    scopes: Vec<Scope>,
 }
 
 impl Account {
@@ -133,16 +139,18 @@ impl Account {
 
     // === Room for a job ===
 
-    /// Takes leave for a job while there is no wait; whether it is the first after one. Where there are no
-    /// limits of our own, the others go when that was answered: all that waited would be too many at once.
+    /// Takes leave for a job while there is no wait. Where there are no limits of our own, one goes first
+    /// after a wait, and the others when that was answered: all that waited would be too many at once. The
+    /// same holds for a canary: what comes due while it is under way stays where it is until it ended.
     ///
     /// # Errors
     /// Not before then.
-    pub fn admit(&mut self, provider: &Arc<str>, now: Instant) -> Result<bool, Instant> {
-        if self.pace.is_some() && self.under_way >= GITHUB_AT_ONCE {
+    pub fn admit(&mut self, provider: &Arc<str>, repository: &Arc<str>, now: Instant) -> Result<Leave, Instant> {
+        let full = self.pace.is_some() && self.under_way >= GITHUB_AT_ONCE;
+        let Some(tries) = self.due_refusals(repository, now).filter(|_| !full) else {
             self.waiting.insert(provider.clone());
             return Err(now + NO_ROOM);
-        }
+        };
         if let Some(pace) = &mut self.pace {
             pace.take(now)?;
         }
@@ -152,16 +160,39 @@ impl Account {
             return Err(now + NO_ROOM);
         }
         let first = wait.map(|wait| wait.tried = true).is_some();
+        for scope in &tries {
+            self.refusals.get_mut(scope).into_iter().for_each(|refusal| refusal.canary = true);
+        }
         self.under_way += 1;
-        Ok(first)
+        Ok(Leave { first, tries })
     }
 
-    /// A job ended, which [`Account::admit`] said was the `first` after a wait or not; who found no room
-    /// before and may find some now.
-    pub fn end(&mut self, first: bool, wrote: bool) -> Vec<Arc<str>> {
+    /// Refusals that a job would try if it went now; `None` while another one tries one of them.
+    fn due_refusals(&self, repository: &Arc<str>, now: Instant) -> Option<Vec<Scope>> {
+        let mut due = Vec::new();
+        if self.refusals.is_empty() {
+            return Some(due);
+        }
+        for scope in scopes(repository) {
+            match self.refusals.get(&scope) {
+                None => {}
+                // It will not get far, and is told so.
+                Some(refusal) if refusal.until.is_none_or(|until| until > now) => return Some(Vec::new()),
+                Some(refusal) if refusal.canary => return None,
+                Some(_) => due.push(scope),
+            }
+        }
+        Some(due)
+    }
+
+    /// A job with this leave ended; who found no room before and may find some now.
+    pub fn end(&mut self, leave: &Leave, wrote: bool) -> Vec<Arc<str>> {
         self.under_way -= 1;
-        if let Some(wait) = self.wait.as_mut().filter(|_| first) {
+        if let Some(wait) = self.wait.as_mut().filter(|_| leave.first) {
             wait.tried = false;
+        }
+        for scope in &leave.tries {
+            self.refusals.get_mut(scope).into_iter().for_each(|refusal| refusal.canary = false);
         }
         let Some(pace) = &mut self.pace else { return self.waiting.drain().collect() };
         pace.end(wrote);
@@ -170,38 +201,30 @@ impl Account {
 
     // === Refusals ===
 
-    /// See [`super::Pass::check`].
-    pub fn check<'a>(
-        account: &'a Mutex<Account>,
+    /// See [`super::Pass::check`]; `leave`: what the job has, when that is of this account.
+    pub fn check(
+        &mut self,
+        leave: Option<&Leave>,
         provider: &Arc<str>,
         repository: &Arc<str>,
         now: Instant,
-    ) -> Result<Canary<'a>, SendError> {
-        let mut locked = account.lock();
-        let mut canary = Canary { account, scopes: Vec::new() };
-        let mut held = None;
+    ) -> Result<(), SendError> {
+        if self.refusals.is_empty() {
+            return Ok(());
+        }
         for scope in scopes(repository) {
-            let Some(refusal) = locked.refusals.get_mut(&scope) else { continue };
+            let Some(refusal) = self.refusals.get_mut(&scope) else { continue };
             let pause = match refusal.until {
                 None => LOOK,
                 Some(until) if until > now => until - now,
-                Some(_) if refusal.canary => verdict::parked(refusal.times),
-                Some(_) => {
-                    refusal.canary = true;
-                    canary.scopes.push(scope);
-                    continue;
-                }
+                Some(_) if leave.is_some_and(|leave| leave.tries.contains(&scope)) => continue,
+                // It came due a moment ago: the next that is let through tries it.
+                Some(_) => NO_ROOM,
             };
             refusal.holds.insert(provider.clone());
-            held = Some(SendError::Held { pause, told: false, because: Box::new(refusal.because.clone()) });
-            break;
+            return Err(SendError::Held { pause, told: false, because: Box::new(refusal.because.clone()) });
         }
-        // Dropped first: what it gives back is in the account.
-        drop(locked);
-        match held {
-            None => Ok(canary),
-            Some(held) => Err(held),
-        }
+        Ok(())
     }
 
     /// See [`super::Pass::held`].
@@ -228,6 +251,7 @@ impl Account {
     pub fn note(
         &mut self,
         error: &SendError,
+        read: bool,
         provider: &Arc<str>,
         repository: &Arc<str>,
         now: Instant,
@@ -243,6 +267,7 @@ impl Account {
             until: None,
             times: 0,
             canary: false,
+            read,
             holds: HashSet::new(),
         });
         refusal.holds.insert(provider.clone());
@@ -250,22 +275,36 @@ impl Account {
             let pause = verdict::parked(refusal.times);
             refusal.until = (!forever).then_some(now + pause);
             refusal.times += 1;
-            refusal.because = error.clone();
+            (refusal.because, refusal.read) = (error.clone(), read);
         }
         Some(refusal.until.map_or(LOOK, |until| until - now))
     }
 
-    /// See [`super::Pass::worked`].
-    pub fn worked(&mut self, repository: &Arc<str>) -> Vec<Arc<str>> {
+    /// Something of the like worked: a `read`, or what was to be told. What was refused before and is
+    /// proved wrong by that is so no more; gives the Providers that held some back.
+    pub fn worked(&mut self, read: bool, repository: &Arc<str>) -> Vec<Arc<str>> {
         if self.refusals.is_empty() {
             return Vec::new();
         }
-        scopes(repository).iter().filter_map(|scope| self.refusals.remove(scope)).flat_map(|is| is.holds).collect()
+        let scopes = scopes(repository);
+        self.lift(|scope, refusal| scopes.contains(scope) && (refusal.read || !read))
     }
 
     /// See [`super::Budget::forget_refusals`].
-    pub fn forget_refusals(&mut self, provider: &str) {
-        self.refusals.retain(|_, refusal| !refusal.holds.contains(provider));
+    pub fn forget_refusals(&mut self, provider: &str) -> Vec<Arc<str>> {
+        self.lift(|_, refusal| refusal.holds.contains(provider))
+    }
+
+    fn lift(&mut self, of: impl Fn(&Scope, &Refusal) -> bool) -> Vec<Arc<str>> {
+        let lifted = self.refusals.extract_if(|scope, refusal| of(scope, refusal));
+        let holds: Vec<_> = lifted.flat_map(|(_, refusal)| refusal.holds).collect();
+        self.lifted += u64::from(!holds.is_empty());
+        holds
+    }
+
+    /// Rises whenever something is tried again that was refused: what was put off for that reason may go.
+    pub fn lifted(&self) -> u64 {
+        self.lifted
     }
 }
 
@@ -274,24 +313,10 @@ fn scopes(repository: &Arc<str>) -> [Scope; 2] {
     [Scope::Credential, Scope::Repository(repository.clone())]
 }
 
-impl Drop for Canary<'_> {
-    fn drop(&mut self) {
-        if self.scopes.is_empty() {
-            return;
-        }
-        let mut account = self.account.lock();
-        for scope in &self.scopes {
-            if let Some(refusal) = account.refusals.get_mut(scope) {
-                refusal.canary = false;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::Ticket;
     use super::super::tests::{MINUTE, SECOND, Scene, status};
+    use super::super::{Pass, Ticket};
     use super::*;
     use crate::clock::Clock;
     use crate::outbound::Gate;
@@ -397,15 +422,25 @@ mod tests {
         let scene = Scene::new();
         let one = scene.pass("one", "git.example.org", "token");
         let twin = scene.pass("twin", "git.example.org", "token");
-        drop(one.check().expect("nothing is known"));
+        assert_eq!(tried(&one), Ok(()), "nothing is known");
         assert_eq!(one.note(&status(401, None, "")), Some(LOOK));
         scene.clock.turn(24 * LOOK);
-        assert!(matches!(twin.check(), Err(SendError::Held { told: false, pause: LOOK, .. })));
-        scene.budget.forget_refusals("a third");
-        assert!(one.check().is_err());
-        assert!(scene.pass("one", "git.example.org", "a better token").check().is_ok());
-        scene.budget.forget_refusals("twin");
-        assert!(one.check().is_ok());
+        assert!(matches!(tried(&twin), Err(SendError::Held { told: false, pause: LOOK, .. })));
+        assert!(scene.budget.forget_refusals("a third").is_empty());
+        assert!(tried(&one).is_err());
+        assert!(tried(&scene.pass("one", "git.example.org", "a better token")).is_ok());
+        let mut woken = scene.budget.forget_refusals("twin");
+        woken.sort();
+        assert_eq!(woken, ["one".into(), "twin".into()], "whoever waits for the same");
+        assert!(tried(&one).is_ok());
+    }
+
+    /// What a job is told that is let through, and sends nothing.
+    fn tried(pass: &Arc<Pass>) -> Result<(), SendError> {
+        let ticket = pass.admit().expect("leave");
+        let told = pass.check(Some(&ticket));
+        ticket.end(false);
+        told
     }
 
     #[test]
@@ -415,26 +450,68 @@ mod tests {
         let twin = scene.pass("twin", "git.example.org", "token");
         let refused = status(403, None, "");
         for minutes in [10, 20, 40, 60, 60] {
-            let canary = one.check().expect("a canary");
-            let others = twin.check().map(drop);
-            assert!(minutes == 10 || matches!(others, Err(SendError::Held { .. })), "one canary at a time");
-            assert_eq!(one.note(&refused), Some(minutes * MINUTE));
-            assert_eq!(twin.note(&refused), Some(minutes * MINUTE), "those under way together count as one");
-            drop(canary);
+            let canary = one.admit().expect("leave");
+            assert_eq!(one.check(Some(&canary)), Ok(()));
+            assert!(minutes == 10 || scene.left(&twin) == NO_ROOM, "what comes due meanwhile stays where it is");
+            assert_eq!(one.note_of(&refused, false), Some(minutes * MINUTE));
+            assert_eq!(twin.note_of(&refused, false), Some(minutes * MINUTE), "those under way together count as one");
+            assert_eq!(canary.end(true).release.len(), usize::from(minutes > 10));
             scene.clock.turn(minutes * MINUTE - SECOND);
-            assert!(matches!(one.check(), Err(SendError::Held { pause: SECOND, .. })));
+            assert!(matches!(tried(&one), Err(SendError::Held { pause: SECOND, .. })));
             scene.clock.turn(SECOND);
         }
-        // One that brings nothing to light makes way for the next.
-        drop(one.check().expect("a canary"));
-        let _canary = twin.check().expect("a canary");
-        assert!(one.check().is_err());
+        // One that brings nothing to light makes way for the next at once, and so does one that only read.
+        let canary = one.admit().expect("leave");
+        assert_eq!(scene.left(&twin), NO_ROOM);
+        assert_eq!(one.read_worked(), []);
+        assert_eq!(canary.end(false).release, ["twin".into()]);
+        let canary = twin.admit().expect("leave");
+        assert_eq!(twin.check(Some(&canary)), Ok(()));
+        assert_eq!(scene.left(&one), NO_ROOM);
+        assert!(one.check(None).is_err(), "one at a time");
         let mut woken = twin.worked();
         woken.sort();
         assert_eq!(woken, ["one".into(), "twin".into()]);
-        assert!(one.check().is_ok());
+        assert!(tried(&one).is_ok());
+        canary.end(true);
         // A commit that is not there says nothing of the repository.
         assert_eq!(one.note(&status(404, None, "404 Commit Not Found")), None);
-        assert!(one.check().is_ok());
+        assert!(tried(&one).is_ok());
+    }
+
+    #[test]
+    fn a_read_proves_wrong_what_refused_to_be_read() {
+        let scene = Scene::new();
+        let one = scene.pass("one", "git.example.org", "token");
+        one.note(&status(404, None, ""));
+        scene.clock.turn(10 * MINUTE);
+        let canary = one.admit().expect("leave");
+        assert_eq!(one.read_worked(), ["one".into()]);
+        canary.end(false);
+        assert!(tried(&one).is_ok());
+    }
+
+    #[test]
+    fn a_job_knows_that_what_held_it_was_lifted_while_it_was_under_way() {
+        let scene = Scene::new();
+        let one = scene.pass("one", "git.example.org", "token");
+        let early = one.admit().expect("leave");
+        one.note(&status(403, None, ""));
+        let held = one.admit().expect("leave");
+        assert!(one.check(Some(&held)).is_err());
+        assert!(!early.is_outdated() && !held.is_outdated());
+        one.worked();
+        assert!(early.is_outdated() && held.is_outdated());
+        let late = one.admit().expect("leave");
+        one.worked();
+        assert!(!late.is_outdated(), "there was nothing to lift");
+        // So it is with a host that failed.
+        (0..3).for_each(|_| one.answered(Some(&SendError::Timeout), None));
+        assert!(!late.is_outdated());
+        one.answered(None, None);
+        assert!(late.is_outdated());
+        for ticket in [early, held, late] {
+            ticket.end(true);
+        }
     }
 }

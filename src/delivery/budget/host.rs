@@ -42,6 +42,8 @@ pub(super) struct Host {
     failed: HashSet<Arc<str>>,
     /// It failed until just now: those who wait for it are to be told.
     recovered: bool,
+    /// How often it worked again.
+    recoveries: u64,
 }
 
 impl Default for Host {
@@ -56,6 +58,7 @@ impl Default for Host {
             waiting: HashSet::new(),
             failed: HashSet::new(),
             recovered: false,
+            recoveries: 0,
         }
     }
 }
@@ -94,6 +97,11 @@ impl Host {
         self.canary_at.is_none_or(|at| at <= by)
     }
 
+    /// Rises whenever it works again: what was put off because it failed may go.
+    pub fn recoveries(&self) -> u64 {
+        self.recoveries
+    }
+
     /// See [`super::Pass::host_fails`].
     pub fn fails(&self) -> (bool, bool) {
         (self.canary_at.is_some(), self.canary)
@@ -120,7 +128,10 @@ impl Host {
         if against == 0 {
             self.against = 0;
             self.fails_with = None;
-            self.recovered |= self.canary_at.take().is_some();
+            if self.canary_at.take().is_some() {
+                self.recovered = true;
+                self.recoveries += 1;
+            }
             if !self.recovered {
                 self.failed.clear();
             }
