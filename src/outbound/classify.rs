@@ -111,6 +111,17 @@ impl SendError {
         matches!(self, SendError::Status { status, .. } if matches!(status.as_u16(), 403 | 429))
             && (said("secondary rate limit") || said("abuse detection"))
     }
+
+    /// A limit that names no time: Bitbucket Cloud's and GitLab's bare 429, GitHub's secondary limit.
+    pub fn is_unnamed_limit(&self) -> bool {
+        match self {
+            SendError::Token { error, .. } => error.is_unnamed_limit(),
+            SendError::Status { status, retry_after: None, .. } => {
+                *status == StatusCode::TOO_MANY_REQUESTS || self.is_secondary_limit()
+            }
+            _ => false,
+        }
+    }
 }
 
 impl From<reqwest::Error> for SendError {

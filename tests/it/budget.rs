@@ -241,6 +241,11 @@ impl Turned {
         .await;
     }
 
+    /// Waits until so many requests were made.
+    async fn requests(&self, forge: &Forge, expected: usize) {
+        wait::until(DEADLINE, "a request", || async { (forge.requests().len() >= expected).then_some(()) }).await;
+    }
+
     /// Waits until so many are held, and all of them were tried and put off.
     async fn put_off(&self, expected: usize) {
         wait::until_ok(DEADLINE, "jobs to be put off", || async {
@@ -352,6 +357,33 @@ async fn a_canary_that_finds_what_it_wanted_keeps_nobody_waiting() {
         herald.held(0).await;
         told_once(&forge, slots);
     }
+}
+
+#[tokio::test]
+async fn a_limit_without_a_time_is_tried_once_in_a_while_and_then_all_goes() {
+    let (forge, slots) = (forge().await, 100);
+    let herald = Turned::with([git("gitlab", &forge), token(), alert("status", "git")]);
+    forge.fail(Fault::answer(429).body("Retry later").every(1));
+    for number in 0..slots {
+        herald.post(&kustomization_event("web", &sha(number))).await;
+    }
+    herald.held(slots as usize).await;
+    let at_first = forge.requests().len();
+    assert!(at_first <= 8, "{at_first} requests were under way together");
+    let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+    for (number, minutes) in (1..).zip([1, 2, 4]) {
+        herald.turn(minutes * minute - second);
+        herald.held(slots as usize).await;
+        assert_eq!(forge.requests().len(), at_first + number - 1, "it is left alone");
+        herald.turn(second);
+        herald.requests(&forge, at_first + number).await;
+        herald.held(slots as usize).await;
+        assert_eq!(forge.requests().len(), at_first + number, "one alone");
+    }
+    forge.recover();
+    herald.turn(8 * minute);
+    herald.held(0).await;
+    told_once(&forge, slots);
 }
 
 // === github.com ===

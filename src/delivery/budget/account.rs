@@ -26,7 +26,8 @@ pub(super) struct Account {
     /// The host's name, where everybody may read it.
     pub host: Option<Arc<str>>,
     wait: Option<Wait>,
-    /// Waits in a row whose length the vendor did not name.
+    /// Waits whose length the vendor did not name, since something was delivered last: where only writes
+    /// are limited, a read that works says nothing.
     unnamed: u32,
     refusals: HashMap<Scope, Refusal>,
     pace: Option<Pace>,
@@ -105,20 +106,15 @@ impl Account {
 
     /// A request was answered; `told`: how long the answer asks to be left alone.
     pub fn answered(&mut self, error: Option<&SendError>, told: Option<Duration>, now: Instant) {
-        if let Some(error) = error.filter(|error| error.is_secondary_limit()) {
-            // Many were under way together: they count as one.
-            let news = self.waits(now).is_none();
-            if let Some(pace) = self.pace.as_mut().filter(|_| news) {
-                pace.limited(now);
+        let unnamed = error.is_some_and(SendError::is_unnamed_limit);
+        // Many were under way together: they count as one.
+        if self.waits(now).is_none() {
+            self.unnamed += u32::from(unnamed);
+            if unnamed || error.is_some_and(SendError::is_secondary_limit) {
+                self.pace.iter_mut().for_each(|pace| pace.limited(now));
             }
-            if news && !matches!(error, SendError::Status { retry_after: Some(_), .. }) {
-                self.unnamed += 1;
-            }
-        } else if error.is_none() && self.waits(now).is_none() {
-            self.unnamed = 0;
         }
         if let Some(pause) = told.filter(|pause| !pause.is_zero()) {
-            let unnamed = matches!(error, Some(SendError::Status { retry_after: None, .. }));
             let doubled = if unnamed { 2u32.pow(self.unnamed.saturating_sub(1).min(6)) } else { 1 };
             let pause = (pause * doubled).min(verdict::LONGEST_WAIT);
             self.wait(now + pause, error.cloned().unwrap_or(SendError::AskedToWait));
@@ -283,6 +279,9 @@ impl Account {
     /// Something of the like worked: a `read`, or what was to be told. What was refused before and is
     /// proved wrong by that is so no more; gives the Providers that held some back.
     pub fn worked(&mut self, read: bool, repository: &Arc<str>) -> Vec<Arc<str>> {
+        if !read {
+            self.unnamed = 0;
+        }
         if self.refusals.is_empty() {
             return Vec::new();
         }
@@ -405,16 +404,17 @@ mod tests {
         let scene = Scene::new();
         let pass = scene.pass("one", "github.example.org", "token");
         let limit = status(403, None, "You have exceeded a secondary rate limit");
-        for minutes in [1, 2, 4, 8, 16, 32, 64, 64] {
-            pass.answered(Some(&limit), None);
-            // Others that were under way make it no longer.
-            pass.answered(Some(&limit), None);
-            assert_eq!(scene.left(&pass), minutes * MINUTE);
-            scene.clock.turn(minutes * MINUTE);
+        for limit in [limit, status(429, None, "Retry later")] {
+            for minutes in [1, 2, 4, 8, 16, 32, 64, 64] {
+                pass.answered(None, None);
+                pass.answered(Some(&limit), None);
+                // Others that were under way make it no longer.
+                pass.answered(Some(&limit), None);
+                assert_eq!(scene.left(&pass), minutes * MINUTE);
+                scene.clock.turn(minutes * MINUTE);
+            }
+            pass.worked();
         }
-        pass.answered(None, None);
-        pass.answered(Some(&limit), None);
-        assert_eq!(scene.left(&pass), MINUTE);
     }
 
     #[test]

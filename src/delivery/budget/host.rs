@@ -116,6 +116,8 @@ impl Host {
     pub fn answered(&mut self, error: Option<&SendError>, told: bool, provider: &Arc<str>, now: Instant) {
         let against = match error {
             None => 0,
+            // It had enough of somebody, which says nothing of how it fares.
+            Some(SendError::Status { status, .. }) if told && matches!(status.as_u16(), 403 | 429) => return,
             Some(SendError::Connect | SendError::Timeout | SendError::Broken) => NO_ANSWER,
             Some(SendError::Status { status, .. }) => match (status.as_u16(), told) {
                 (502..=504, false) => NO_ANSWER,
@@ -225,5 +227,17 @@ mod tests {
             tickets.push(ticket);
         }
         assert_eq!(tickets.len(), MOST_PER_HOST);
+    }
+
+    #[test]
+    fn a_limit_makes_no_room() {
+        let scene = Scene::new();
+        let one = scene.pass("one", "git.example.org", "token");
+        let other = scene.pass("other", "git.example.org", "another");
+        for limit in [status(429, None, ""), status(429, Some(1), ""), status(403, Some(1), "")] {
+            one.answered(Some(&limit), None);
+        }
+        let tickets: Vec<_> = std::iter::from_fn(|| other.admit().ok()).collect();
+        assert_eq!(tickets.len(), FIRST_PER_HOST);
     }
 }
