@@ -36,7 +36,7 @@ use crate::clock::Clock;
 use crate::compose::{Notice, text};
 use crate::ops::metrics::{Metrics, Outcome};
 use crate::outbound::SendError;
-use crate::outbox::{Act, Job, NewJob, Operation, Outbox, Retry, Settled, Settlement};
+use crate::outbox::{Act, Job, JobId, NewJob, Operation, Outbox, Retry, Settled, Settlement};
 use crate::vendors::{self, Service};
 use crate::view::View;
 
@@ -183,9 +183,7 @@ impl Delivery {
         loop {
             for Operation { job, act } in inner.outbox.operations().await {
                 match act {
-                    Act::Retry => {
-                        inner.outbox.retry(job);
-                    }
+                    Act::Retry => inner.retry(job),
                     Act::Drop => {
                         if let Some(job) = inner.outbox.discard(job) {
                             let why = Why::new("Dropped", "an operator dropped it");
@@ -288,6 +286,17 @@ impl Inner {
     fn changed(&self, provider: &str) {
         self.resolver.budget().forget_refusals(provider).iter().for_each(|held| self.outbox.wake(held));
         self.outbox.wake(provider);
+    }
+
+    /// An operator wants a job tried now: it goes although its like was refused, but not while the vendor
+    /// wants to be left alone.
+    fn retry(&self, job: JobId) {
+        let Some(provider) = self.outbox.retry(job) else { return };
+        let ready = self.view.provider_by_uid(&provider).and_then(|view| self.resolver.ready(&view).ok());
+        ready.inspect(|(_, pass)| pass.try_refused());
+        // It may have been claimed, and put off for its refusal, before that was so.
+        self.outbox.retry(job);
+        self.outbox.release(&provider);
     }
 
     /// The version of the job's Provider with its Secrets; `None` when it is gone.

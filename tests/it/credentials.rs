@@ -282,7 +282,7 @@ async fn what_github_says_to_an_app_decides_when_it_asks_again() {
         scene.end(2, 4).await;
     }
     // What passes is tried again.
-    for harm in [Fault::answer(500), Fault::answer(502), Fault::answer(429), Fault::reset(), Fault::half_body()] {
+    for harm in [Fault::answer(500), Fault::answer(502), Fault::answer(408), Fault::reset(), Fault::half_body()] {
         let scene = scene().await;
         scene.forge.fail(harm.path(MINT));
         scene.tell([event(1)]).await;

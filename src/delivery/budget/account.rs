@@ -294,6 +294,18 @@ impl Account {
         self.lift(|_, refusal| refusal.holds.contains(provider))
     }
 
+    /// See [`super::Pass::try_refused`].
+    pub fn try_refused(&mut self, repository: &Arc<str>, now: Instant) {
+        for scope in scopes(repository) {
+            let refusal = self.refusals.get_mut(&scope).filter(|refusal| refusal.until.is_none_or(|until| until > now));
+            let Some(refusal) = refusal else { continue };
+            refusal.until = Some(now);
+            // Who is asked for it is not left alone for longer than if nobody had.
+            refusal.times = refusal.times.saturating_sub(1);
+            self.lifted += 1;
+        }
+    }
+
     fn lift(&mut self, of: impl Fn(&Scope, &Refusal) -> bool) -> Vec<Arc<str>> {
         let lifted = self.refusals.extract_if(|scope, refusal| of(scope, refusal));
         let holds: Vec<_> = lifted.flat_map(|(_, refusal)| refusal.holds).collect();
@@ -477,6 +489,30 @@ mod tests {
         // A commit that is not there says nothing of the repository.
         assert_eq!(one.note(&status(404, None, "404 Commit Not Found")), None);
         assert!(tried(&one).is_ok());
+    }
+
+    #[test]
+    fn what_an_operator_wants_tried_is_a_canary_and_makes_no_wait_longer() {
+        let scene = Scene::new();
+        let one = scene.pass("one", "git.example.org", "token");
+        let twin = scene.pass("twin", "git.example.org", "token");
+        for (refused, pause) in [(status(403, None, ""), 10 * MINUTE), (status(401, None, ""), LOOK)] {
+            for _ in 0..3 {
+                assert_eq!(one.note(&refused), Some(pause));
+                let before = one.admit().expect("leave");
+                one.try_refused();
+                assert!(before.is_outdated());
+                let canary = one.admit().expect("leave");
+                assert_eq!(one.check(Some(&canary)), Ok(()));
+                assert_eq!(scene.left(&twin), NO_ROOM, "one at a time");
+                assert_eq!(one.note(&refused), Some(pause));
+                for ticket in [before, canary] {
+                    ticket.end(true);
+                }
+                assert!(tried(&one).is_err());
+            }
+            one.worked();
+        }
     }
 
     #[test]

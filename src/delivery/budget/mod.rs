@@ -264,6 +264,11 @@ impl Pass {
         self.account.lock().worked(true, &self.repository)
     }
 
+    /// Somebody wants its like tried now, whatever was refused: the next job is a canary. Waits stand.
+    pub fn try_refused(&self) {
+        self.account.lock().try_refused(&self.repository, self.clock.now());
+    }
+
     /// How many requests were answered well.
     pub fn answered_well(&self) -> u64 {
         self.well.load(Ordering::Relaxed)
