@@ -123,9 +123,13 @@ impl Delivery {
         metrics: Arc<Metrics>,
         deadlines: Deadlines,
     ) -> Self {
+        let started = clock.now();
+        // The wall clock may have been set back since they were written.
+        let latest = started + verdict::LONGEST_WAIT;
+        let waits = outbox.waits().into_iter().map(|(provider, until)| (provider, until.min(latest)));
         Self(Arc::new(Inner {
-            restored: Mutex::new(outbox.waits()),
-            started: clock.now(),
+            restored: Mutex::new(waits.collect()),
+            started,
             outbox,
             view,
             resolver,

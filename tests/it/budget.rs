@@ -12,7 +12,7 @@ use herald::delivery::troubles::About;
 use herald::delivery::{Deadlines, Delivery};
 use herald::ops::metrics::{Metrics, Outcome};
 use herald::outbound::auth::{AzureEnvironment, Tokens};
-use herald::outbox::{self, MemoryOutbox};
+use herald::outbox::{self, DurableOutbox, MemoryOutbox, Outbox};
 use herald::pipeline::{Answer, Pipeline};
 use herald::view::View;
 use reqwest::Method;
@@ -191,10 +191,14 @@ struct Turned {
 
 impl Turned {
     fn with(manifests: impl IntoIterator<Item = Manifest>) -> Self {
-        let (folder, clock) = (Folder::with(manifests), TurnedClock::new());
+        let outbox = Arc::new(MemoryOutbox::new(outbox::Limits::default()));
+        Self::on(outbox, TurnedClock::new(), manifests)
+    }
+
+    fn on(outbox: Arc<dyn Outbox>, clock: Arc<TurnedClock>, manifests: impl IntoIterator<Item = Manifest>) -> Self {
+        let folder = Folder::with(manifests);
         let (stores, metrics) = (Arc::new(Stores::default()), Arc::new(Metrics::default()));
         Manifests::open(folder.path(), stores.clone(), metrics.clone()).expect("a folder of manifests");
-        let outbox = Arc::new(MemoryOutbox::new(outbox::Limits::default()));
         let identities = Identities {
             tokens: Arc::new(Tokens::new(clock.clone(), 0, Duration::ZERO)),
             azure: AzureEnvironment::default(),
@@ -357,6 +361,37 @@ async fn a_canary_that_finds_what_it_wanted_keeps_nobody_waiting() {
         herald.held(0).await;
         told_once(&forge, slots);
     }
+}
+
+#[tokio::test]
+async fn a_wait_of_an_earlier_process_is_no_longer_than_any() {
+    let (forge, clock) = (forge().await, TurnedClock::new());
+    let (dir, git) = (tempfile::tempdir().expect("a folder"), git("github", &forge));
+    let open = || {
+        let options = outbox::Options {
+            path: dir.path().join("outbox.db"),
+            max_bytes: 64 << 20,
+            retention: Duration::from_secs(3600),
+            limits: outbox::Limits::default(),
+            sync_delay: Duration::ZERO,
+        };
+        Arc::new(DurableOutbox::open(options, clock.clone()).expect("it opens"))
+    };
+    let earlier = open();
+    // As if the wall clock had been set back by three days since.
+    earlier.wait(&git.effective_uid(), clock.now() + Duration::from_secs(3 * 24 * 3600));
+    earlier.finish().await;
+    drop(earlier);
+
+    let herald = Turned::on(open(), clock.clone(), [git, token(), alert("status", "git")]);
+    herald.post(&kustomization_event("web", &sha(1))).await;
+    herald.held(1).await;
+    herald.turn(Duration::from_secs(65 * 60 - 1));
+    herald.held(1).await;
+    assert_eq!(forge.requests().len(), 0);
+    herald.turn(Duration::from_secs(1));
+    herald.held(0).await;
+    assert_eq!(forge.statuses(&sha(1)).len(), 1);
 }
 
 #[tokio::test]
