@@ -278,6 +278,7 @@ impl Resolver {
             host,
             is_public: caller.is_public,
             credential: &credential,
+            is_minted: caller.identity.is_some(),
             route: &route,
             repository: path.unwrap_or_default().into(),
         })

@@ -22,7 +22,7 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// The credential: nothing is sent with it until the Provider or a Secret of it changes. Some
-    /// vendors lock accounts.
+    /// vendors lock accounts. Where no Secret has it, because it is got for the occasion, as a repository.
     Credential,
     /// What may be done in the repository (its name is filled in by whoever knows it): one try after
     /// 10 minutes, doubling to an hour, because permissions are often mended at the vendor.

@@ -40,6 +40,16 @@ pub(super) struct Account {
     lifted: u64,
 }
 
+/// What became of a try.
+pub(super) struct Told<'a> {
+    pub error: &'a SendError,
+    /// It was a read.
+    pub read: bool,
+    /// The credential was got for the occasion: no Secret has it that could be changed, and what is amiss is
+    /// mended at the vendor.
+    pub to_minted: bool,
+}
+
 /// What a job may do at a host with a credential.
 #[derive(Debug)]
 pub(super) struct Leave {
@@ -246,18 +256,18 @@ impl Account {
     /// were under way together count as one.
     pub fn note(
         &mut self,
-        error: &SendError,
-        read: bool,
+        told: &Told<'_>,
         provider: &Arc<str>,
         repository: &Arc<str>,
         now: Instant,
     ) -> Option<Duration> {
+        let Told { error, read, to_minted } = *told;
         let scope = match verdict::verdict(error) {
             Verdict::Park(Scope::Credential) => Scope::Credential,
             Verdict::Park(Scope::Repository(_)) => Scope::Repository(repository.clone()),
             _ => return None,
         };
-        let forever = scope == Scope::Credential;
+        let forever = scope == Scope::Credential && !to_minted;
         let refusal = self.refusals.entry(scope).or_insert_with(|| Refusal {
             because: error.clone(),
             until: None,
@@ -489,6 +499,20 @@ mod tests {
         // A commit that is not there says nothing of the repository.
         assert_eq!(one.note(&status(404, None, "404 Commit Not Found")), None);
         assert!(tried(&one).is_ok());
+    }
+
+    #[test]
+    fn a_refused_credential_that_stands_in_no_secret_sends_a_canary() {
+        let scene = Scene::new();
+        let one = scene.pass("one", "git.example.org", "minted");
+        for minutes in [10, 20] {
+            assert_eq!(one.note(&status(401, None, "")), Some(minutes * MINUTE));
+            scene.clock.turn(minutes * MINUTE - SECOND);
+            assert!(matches!(tried(&one), Err(SendError::Held { pause: SECOND, .. })));
+            scene.clock.turn(SECOND);
+            assert_eq!(tried(&one), Ok(()));
+        }
+        assert_eq!(one.worked(), ["one".into()]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! | what | shared by Providers with the same | ends |
 //! |---|---|---|
 //! | a wait that the vendor named | credential and host | by time, 65 minutes at most; then one goes first, and the rest when it was answered |
-//! | a refused credential (401, 407, a sign-in page) | credential and host | when the Provider or a Secret of it changes |
+//! | a refused credential (401, 407, a sign-in page) | credential and host | when the Provider or a Secret of it changes; of a credential that is got for the occasion, as the next |
 //! | a refused repository (403, 404, …) | credential, host and repository | by one canary that works: after 10 minutes, doubling to an hour; what comes due while it is under way stays where it is |
 //! | limits of our own, at github.com and ghe.com | credential and host | never |
 //! | a host that fails | host, and the way to it: TLS, proxy, timeout | by one canary that is answered: one every 10 s |
@@ -53,6 +53,8 @@ pub struct Caller<'a> {
     pub is_public: bool,
     /// Everything that the vendor knows a caller by: tokens, users, passwords, secret addresses.
     pub credential: &'a [&'a [u8]],
+    /// It is got from somebody when it is needed, and stands in no Secret.
+    pub is_minted: bool,
     /// The way to the host: what makes it fail for one Provider and work for another.
     pub route: &'a [&'a [u8]],
     /// The repository there.
@@ -64,6 +66,8 @@ pub struct Pass {
     clock: Arc<dyn Clock>,
     provider: Arc<str>,
     repository: Arc<str>,
+    /// See [`Caller::is_minted`].
+    is_minted: bool,
     account: Arc<Mutex<Account>>,
     host: Arc<Mutex<Host>>,
     /// Requests that were answered well.
@@ -127,7 +131,8 @@ impl Budget {
             hosts.entry(self.fingerprint(host, identity.route)).or_default().clone()
         };
         let (provider, repository) = (identity.provider.clone(), identity.repository.clone());
-        Arc::new(Pass { clock: self.clock.clone(), provider, repository, account, host, well: AtomicU64::new(0) })
+        let (is_minted, well) = (identity.is_minted, AtomicU64::new(0));
+        Arc::new(Pass { clock: self.clock.clone(), provider, repository, is_minted, account, host, well })
     }
 
     /// What vendors say is left of their limits, by host: of several credentials there, the least. Hosts
@@ -239,7 +244,9 @@ impl Pass {
 
     /// The same of a try that ended with a `read`, or with more.
     pub fn note_of(&self, error: &SendError, read: bool) -> Option<Duration> {
-        self.account.lock().note(error, read, &self.provider, &self.repository, self.clock.now())
+        let now = self.clock.now();
+        let told = account::Told { error, read, to_minted: self.is_minted };
+        self.account.lock().note(&told, &self.provider, &self.repository, now)
     }
 
     /// How long nothing may be sent, because the vendor said so.
@@ -357,6 +364,7 @@ mod tests {
                 host,
                 is_public: !host.starts_with("secret"),
                 credential: &[token.as_bytes()],
+                is_minted: token.starts_with("minted"),
                 route: &[],
                 repository: "acme/fleet".into(),
             })
