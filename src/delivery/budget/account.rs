@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::pace::{GITHUB_AT_ONCE, Pace};
-use super::{NO_ROOM, take};
+use super::{Freed, NO_ROOM, take};
 use crate::delivery::verdict::{self, Scope, Verdict};
 use crate::outbound::{Left, SendError};
 
@@ -191,18 +191,24 @@ impl Account {
         Some(due)
     }
 
-    /// A job with this leave ended; who found no room before and may find some now.
-    pub fn end(&mut self, leave: &Leave, wrote: bool) -> Vec<Arc<str>> {
+    /// A job with this leave ended; who found no room before and may find some now. Of a canary that brought
+    /// nothing to light, also whoever was put off: an operator may have sent it long before they are due.
+    pub fn end(&mut self, leave: &Leave, wrote: bool, now: Instant, freed: &mut Freed) {
         self.under_way -= 1;
         if let Some(wait) = self.wait.as_mut().filter(|_| leave.first) {
             wait.tried = false;
         }
         for scope in &leave.tries {
-            self.refusals.get_mut(scope).into_iter().for_each(|refusal| refusal.canary = false);
+            let Some(refusal) = self.refusals.get_mut(scope) else { continue };
+            refusal.canary = false;
+            if refusal.until.is_some_and(|until| until <= now) {
+                // Once: whoever is put off again says so again.
+                freed.wake.extend(refusal.holds.drain());
+            }
         }
-        let Some(pace) = &mut self.pace else { return self.waiting.drain().collect() };
+        let Some(pace) = &mut self.pace else { return freed.release.extend(self.waiting.drain()) };
         pace.end(wrote);
-        take(&mut self.waiting, GITHUB_AT_ONCE.saturating_sub(self.under_way))
+        freed.release.extend(take(&mut self.waiting, GITHUB_AT_ONCE.saturating_sub(self.under_way)));
     }
 
     // === Refusals ===
@@ -486,14 +492,17 @@ mod tests {
         let canary = one.admit().expect("leave");
         assert_eq!(scene.left(&twin), NO_ROOM);
         assert_eq!(one.read_worked(), []);
-        assert_eq!(canary.end(false).release, ["twin".into()]);
+        let mut freed = canary.end(false);
+        freed.wake.sort();
+        assert_eq!((freed.release, freed.wake), (vec!["twin".into()], vec!["one".into(), "twin".into()]));
+        assert_eq!(one.admit().expect("leave").end(false).wake, [], "nobody was put off since");
         let canary = twin.admit().expect("leave");
         assert_eq!(twin.check(Some(&canary)), Ok(()));
         assert_eq!(scene.left(&one), NO_ROOM);
         assert!(one.check(None).is_err(), "one at a time");
         let mut woken = twin.worked();
         woken.sort();
-        assert_eq!(woken, ["one".into(), "twin".into()]);
+        assert_eq!(woken, ["one".into()]);
         assert!(tried(&one).is_ok());
         canary.end(true);
         // A commit that is not there says nothing of the repository.
@@ -512,7 +521,8 @@ mod tests {
             scene.clock.turn(SECOND);
             assert_eq!(tried(&one), Ok(()));
         }
-        assert_eq!(one.worked(), ["one".into()]);
+        one.worked();
+        assert_eq!(scene.left(&one), Duration::ZERO);
     }
 
     #[test]

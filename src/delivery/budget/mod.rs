@@ -332,8 +332,8 @@ impl Ticket {
 
     /// The job ended; `wrote`: it may have changed something at the vendor.
     pub fn end(self, wrote: bool) -> Freed {
-        let release = self.pass.account.lock().end(&self.leave, wrote);
-        let mut freed = Freed { release, wake: Vec::new() };
+        let mut freed = Freed::default();
+        self.pass.account.lock().end(&self.leave, wrote, self.pass.clock.now(), &mut freed);
         self.pass.host.lock().end(self.canary, &mut freed);
         freed
     }
