@@ -248,7 +248,8 @@ pub enum OutboxCommand {
         /// Its number, from `ls`.
         job: u64,
     },
-    /// Try one job now instead of when it is due.
+    /// Try one job now instead of when it is due, although its like was refused: for when that was mended at the
+    /// vendor. What the vendor asked to wait for is waited for.
     Retry {
         /// Its number, from `ls`.
         job: u64,

@@ -31,9 +31,14 @@ pub fn run(command: &OutboxCommand, path: Option<&Path>, clock: &dyn Clock) -> a
         OutboxCommand::Ls => list(&reader.jobs(None)?, clock, &mut out)?,
         OutboxCommand::Show { job } => show(&one(&reader, job)?, clock, &mut out)?,
         OutboxCommand::Retry { job } => {
-            one(&reader, job)?;
-            change(&reader, &path, job, Act::Retry)?;
-            writeln!(out, "job {job} is tried now")?;
+            let row = one(&reader, job)?;
+            let heard = change(&reader, &path, job, Act::Retry)?;
+            let until = row.due.filter(|due| row.told && *due > clock.wall().as_millisecond());
+            match until.and_then(|until| jiff::Timestamp::from_millisecond(until).ok()) {
+                Some(until) => writeln!(out, "job {job} waits: the vendor asked to wait until {until:.0}")?,
+                None if heard => writeln!(out, "job {job} is tried now, unless its vendor asked to wait")?,
+                None => writeln!(out, "no controller runs: job {job} is tried as soon as one does")?,
+            }
         }
         OutboxCommand::Drop { job } => {
             one(&reader, job)?;
@@ -53,16 +58,18 @@ fn one(reader: &Reader, job: JobId) -> anyhow::Result<Row> {
     row.with_context(|| format!("no job {job} waits; herald outbox ls shows those that do"))
 }
 
-fn change(reader: &Reader, path: &Path, job: JobId, act: Act) -> anyhow::Result<()> {
+/// Has it done; whether by a controller that runs.
+fn change(reader: &Reader, path: &Path, job: JobId, act: Act) -> anyhow::Result<bool> {
     if !is_in_use(path)? {
-        return reader.act(job, act);
+        reader.act(job, act)?;
+        return Ok(false);
     }
     reader.ask(job, act)?;
     let pause = Duration::from_millis(100);
     for _ in 0..HEARD_WITHIN.as_millis() / pause.as_millis() {
         std::thread::sleep(pause);
         if reader.is_heard()? && (act == Act::Retry || reader.jobs(Some(job))?.is_empty()) {
-            return Ok(());
+            return Ok(true);
         }
     }
     ensure!(
@@ -70,7 +77,7 @@ fn change(reader: &Reader, path: &Path, job: JobId, act: Act) -> anyhow::Result<
         "the controller did not take the wish within {} s; is it stopped?",
         HEARD_WITHIN.as_secs()
     );
-    Ok(())
+    Ok(true)
 }
 
 fn list(rows: &[Row], clock: &dyn Clock, out: &mut impl Write) -> anyhow::Result<()> {

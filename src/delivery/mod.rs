@@ -36,7 +36,7 @@ use crate::clock::Clock;
 use crate::compose::{Notice, text};
 use crate::ops::metrics::{Metrics, Outcome};
 use crate::outbound::SendError;
-use crate::outbox::{Act, Job, NewJob, Operation, Outbox, Retry, Settled, Settlement};
+use crate::outbox::{Act, Job, JobId, NewJob, Operation, Outbox, Retry, Settled, Settlement};
 use crate::vendors::{self, Service};
 use crate::view::View;
 
@@ -123,9 +123,13 @@ impl Delivery {
         metrics: Arc<Metrics>,
         deadlines: Deadlines,
     ) -> Self {
+        let started = clock.now();
+        // The wall clock may have been set back since they were written.
+        let latest = started + verdict::LONGEST_WAIT;
+        let waits = outbox.waits().into_iter().map(|(provider, until)| (provider, until.min(latest)));
         Self(Arc::new(Inner {
-            restored: Mutex::new(outbox.waits()),
-            started: clock.now(),
+            restored: Mutex::new(waits.collect()),
+            started,
             outbox,
             view,
             resolver,
@@ -171,8 +175,7 @@ impl Delivery {
     /// A Provider or a Secret of it changed, or it is gone: what waits for it is tried now, and what was
     /// contested is tried once more.
     pub fn provider_changed(&self, uid: &str) {
-        self.0.resolver.budget().forget_refusals(uid);
-        self.0.outbox.wake(uid);
+        self.0.changed(uid);
         self.0.outbox.forget_speaker(uid);
         self.0.forget_sharing(uid);
         self.wake();
@@ -184,9 +187,7 @@ impl Delivery {
         while let Some(operations) = inner.outbox.operations().await {
             for Operation { job, act } in operations {
                 match act {
-                    Act::Retry => {
-                        inner.outbox.retry(job);
-                    }
+                    Act::Retry => inner.retry(job),
                     Act::Drop => {
                         if let Some(job) = inner.outbox.discard(job) {
                             let why = Why::new("Dropped", "an operator dropped it");
@@ -252,7 +253,8 @@ impl Delivery {
         let inner = &self.0;
         let before = inner.provider_version(&job);
         let wrote = AtomicBool::new(false);
-        let ended = AssertUnwindSafe(inner.attempt(&job, &wrote)).catch_unwind().await.unwrap_or_else(|_| {
+        let tried = AssertUnwindSafe(inner.attempt(&job, ticket.as_ref(), &wrote)).catch_unwind();
+        let ended = tried.await.unwrap_or_else(|_| {
             let view = inner.view.provider_by_uid(job.new.subject.provider());
             inner.metrics.delivery_panic(view.map_or("", |view| vendors::label(&view.provider.spec.kind)));
             let why = Why::new("DeliveryFailed", "a bug in Herald: the delivery panicked; please report it");
@@ -262,12 +264,15 @@ impl Delivery {
                 Try::GivenUp(Outcome::Failed, why)
             }
         });
+        let parked = matches!(ended, Try::Again { told: false, .. });
         inner.conclude(&job, ended);
-        let provider = job.new.subject.provider();
         if inner.provider_version(&job) != before {
             // It changed during the try, and the change could wake only what was waiting then.
-            inner.resolver.budget().forget_refusals(provider);
-            inner.outbox.wake(provider);
+            inner.changed(job.new.subject.provider());
+        }
+        if parked && ticket.as_ref().is_some_and(Ticket::is_outdated) {
+            // So it is with what was lifted during the try.
+            inner.outbox.retry(job.id);
         }
         if let Some(ticket) = ticket {
             let freed = ticket.end(wrote.into_inner());
@@ -280,6 +285,24 @@ impl Delivery {
 }
 
 impl Inner {
+    /// A Provider or a Secret of it is another one: what waits for that is tried now, also where it was
+    /// another Provider that was refused.
+    fn changed(&self, provider: &str) {
+        self.resolver.budget().forget_refusals(provider).iter().for_each(|held| self.outbox.wake(held));
+        self.outbox.wake(provider);
+    }
+
+    /// An operator wants a job tried now: it goes although its like was refused, but not while the vendor
+    /// wants to be left alone.
+    fn retry(&self, job: JobId) {
+        let Some(provider) = self.outbox.retry(job) else { return };
+        let ready = self.view.provider_by_uid(&provider).and_then(|view| self.resolver.ready(&view).ok());
+        ready.inspect(|(_, pass)| pass.try_refused());
+        // It may have been claimed, and put off for its refusal, before that was so.
+        self.outbox.retry(job);
+        self.outbox.release(&provider);
+    }
+
     /// The version of the job's Provider with its Secrets; `None` when it is gone.
     fn provider_version(&self, job: &Job) -> Option<u64> {
         self.view.provider_by_uid(job.new.subject.provider()).map(|view| view.version)
@@ -338,7 +361,7 @@ impl Inner {
         });
     }
 
-    async fn attempt(&self, job: &Job, wrote: &AtomicBool) -> Try {
+    async fn attempt(&self, job: &Job, ticket: Option<&Ticket>, wrote: &AtomicBool) -> Try {
         let provider = job.new.subject.provider();
         let Some(view) = self.view.provider_by_uid(provider) else {
             return Try::GivenUp(Outcome::Refused, Why::new("ProviderNotFound", "its Provider was deleted"));
@@ -353,11 +376,10 @@ impl Inner {
         if self.is_late(&job.new) {
             return Try::GivenUp(Outcome::Failed, Why::expired(None).after(job.attempts));
         }
-        // Ends with this try.
-        let _canary = match pass.check() {
-            Ok(canary) => canary,
-            Err(held) => return self.judge(job, &pass, held),
-        };
+        if let Err(held) = pass.check(ticket) {
+            return self.judge(job, &pass, wrote, held);
+        }
+        let well = pass.answered_well();
         let sent = match (&*service, &job.new.notice) {
             (Service::Statuses(vendor), Notice::CommitStatus(status)) => {
                 self.set(job, &pass, &**vendor, status, wrote).await
@@ -371,11 +393,15 @@ impl Inner {
                 return Try::GivenUp(Outcome::Refused, why);
             }
         };
-        if matches!(sent, Ok(Try::Delivered)) {
-            pass.worked().iter().for_each(|provider| self.outbox.wake(provider));
-        }
+        let lifted = match sent {
+            Ok(Try::Delivered) => pass.worked(),
+            // What it found it had asked for just now, not known before.
+            Ok(_) if pass.answered_well() > well => pass.read_worked(),
+            _ => Vec::new(),
+        };
+        lifted.iter().for_each(|provider| self.outbox.wake(provider));
         self.keep_wait(job, &pass);
-        sent.unwrap_or_else(|error| self.judge(job, &pass, error))
+        sent.unwrap_or_else(|error| self.judge(job, &pass, wrote, error))
     }
 
     /// A wait that the vendor named just now is for other processes too.
@@ -395,7 +421,7 @@ impl Inner {
         );
     }
 
-    fn judge(&self, job: &Job, pass: &Pass, error: SendError) -> Try {
+    fn judge(&self, job: &Job, pass: &Pass, wrote: &AtomicBool, error: SendError) -> Try {
         let mut why = Why::sent(&error);
         let (fails, canary) = pass.host_fails();
         why.stands = fails && (canary || job.attempts + 1 >= report::PERSISTENT_AT_A_FAILING_HOST);
@@ -404,7 +430,10 @@ impl Inner {
             (_, Verdict::Later) => (verdict::backoff(verdict::tries_that_count(job.attempts, fails)), false),
             // It may be longer by now: others were told too.
             (_, Verdict::Wait(pause)) => (pass.waits().unwrap_or(pause).max(verdict::backoff(job.attempts)), true),
-            (_, Verdict::Park(_)) => (pass.note(&error).unwrap_or_else(|| verdict::parked(job.attempts)), false),
+            (_, Verdict::Park(_)) => {
+                let noted = pass.note_of(&error, !wrote.load(Ordering::Relaxed));
+                (noted.unwrap_or_else(|| verdict::parked(job.attempts)), false)
+            }
             (_, Verdict::Drop) => return Try::GivenUp(Outcome::Failed, why),
         };
         self.again(job, pause, told, why)

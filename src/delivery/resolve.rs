@@ -278,6 +278,7 @@ impl Resolver {
             host,
             is_public: caller.is_public,
             credential: &credential,
+            is_minted: caller.identity.is_some(),
             route: &route,
             repository: path.unwrap_or_default().into(),
         })
@@ -770,8 +771,8 @@ mod tests {
         let (one, other) = (pass(one), pass(other));
         let refusal = SendError::Status { status: StatusCode::UNAUTHORIZED, retry_after: None, body: String::new() };
         one.note(&refusal).expect("it is parked");
-        assert!(one.check().is_err(), "its own is held");
-        other.check().is_err()
+        assert!(one.check(None).is_err(), "its own is held");
+        other.check(None).is_err()
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// The credential: nothing is sent with it until the Provider or a Secret of it changes. Some
-    /// vendors lock accounts.
+    /// vendors lock accounts. Where no Secret has it, because it is got for the occasion, as a repository.
     Credential,
     /// What may be done in the repository (its name is filled in by whoever knows it): one try after
     /// 10 minutes, doubling to an hour, because permissions are often mended at the vendor.
@@ -34,8 +34,9 @@ pub enum Scope {
 /// A wait that a vendor names is honoured up to this long (rule R9).
 pub const LONGEST_WAIT: Duration = Duration::from_secs(65 * 60);
 
-/// A limit that names no time: a minute at least (docs.github.com/rest, "Rate limits for the REST
-/// API"); it doubles while the limit stands.
+/// A limit that names no time: a minute at least, and longer each time (docs.github.com/rest, "Rate
+/// limits for the REST API"); the budget doubles it until something is delivered. Others count by the hour
+/// (Bitbucket Cloud), and one that is tried once in a while loses nothing.
 const UNNAMED_WAIT: Duration = Duration::from_secs(60);
 
 /// Decides.
@@ -59,8 +60,8 @@ pub fn verdict(error: &SendError) -> Verdict {
         SendError::Status { status, retry_after, body } => match (status.as_u16(), retry_after) {
             (501, _) => Verdict::Drop,
             (403 | 408 | 409 | 425 | 429 | 500..=599, Some(wait)) => Verdict::Wait((*wait).min(LONGEST_WAIT)),
-            (403 | 429, None) if error.is_secondary_limit() => Verdict::Wait(UNNAMED_WAIT),
-            (408 | 409 | 425 | 429 | 500..=599, _) => Verdict::Later,
+            (403 | 429, None) if error.is_unnamed_limit() => Verdict::Wait(UNNAMED_WAIT),
+            (408 | 409 | 425 | 500..=599, _) => Verdict::Later,
             (401 | 407, _) => Verdict::Park(Scope::Credential),
             (404, _) if is_about_commit(body) => Verdict::Park(Scope::Job),
             (403 | 404, _) => repository(),
@@ -140,7 +141,8 @@ mod tests {
             (status(410, None), Verdict::Drop),
             (status(422, None), Verdict::Drop),
             (status(425, None), Verdict::Later),
-            (status(429, None), Verdict::Later),
+            (status(429, None), wait(60)),
+            (token(status(429, None)), wait(60)),
             (status(429, Some(60)), wait(60)),
             (status(500, None), Verdict::Later),
             (status(501, None), Verdict::Drop),
@@ -223,7 +225,8 @@ mod tests {
                 status(404, None, r#"{"message": "404 Project Not Found"}"#),
                 repository(),
             ),
-            ("GitLab issue 365728: a limit without headers", status(429, None, "Retry later"), Verdict::Later),
+            ("GitLab issue 365728: a limit without headers", status(429, None, "Retry later"), minute()),
+            ("support.atlassian.com, API request limits: by the hour", status(429, None, ""), minute()),
             (
                 "measured, Gitea 1.26.0: a commit that is not there",
                 status(500, None, r#"{"message": "object does not exist"}"#),

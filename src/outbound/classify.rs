@@ -111,6 +111,17 @@ impl SendError {
         matches!(self, SendError::Status { status, .. } if matches!(status.as_u16(), 403 | 429))
             && (said("secondary rate limit") || said("abuse detection"))
     }
+
+    /// A limit that names no time: Bitbucket Cloud's and GitLab's bare 429, GitHub's secondary limit.
+    pub fn is_unnamed_limit(&self) -> bool {
+        match self {
+            SendError::Token { error, .. } => error.is_unnamed_limit(),
+            SendError::Status { status, retry_after: None, .. } => {
+                *status == StatusCode::TOO_MANY_REQUESTS || self.is_secondary_limit()
+            }
+            _ => false,
+        }
+    }
 }
 
 impl From<reqwest::Error> for SendError {
@@ -147,10 +158,22 @@ fn tls_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a rus
 /// | `retry_after`, seconds with a fraction, in the body of a 429 | Discord | the same |
 ///
 /// What is left of a limit counts with an answer that was good, and with 403 and 429: a 404 or a 500
-/// with nothing left is still a 404 or a 500.
+/// with nothing left is still a 404 or a 500. A time of day is seen from the answer's own `Date`: our clock
+/// may differ from the vendor's, whose limit it is. Who is refused until a time that is past waits for
+/// [`SHORTEST_WAIT`].
 pub fn asked_pause(status: StatusCode, headers: &HeaderMap, body: &str, now: jiff::Timestamp) -> Option<Duration> {
+    let refused = matches!(status.as_u16(), 403 | 429);
+    let pause = named_pause(status, headers, body, now)?;
+    Some(if refused && pause.is_zero() { SHORTEST_WAIT } else { pause })
+}
+
+/// A limit that refuses is not over, whatever it says. GitHub bans who goes on (docs.github.com/rest, "Rate
+/// limits for the REST API").
+const SHORTEST_WAIT: Duration = Duration::from_secs(5);
+
+fn named_pause(status: StatusCode, headers: &HeaderMap, body: &str, now: jiff::Timestamp) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
-    if let Some(pause) = text("retry-after").and_then(|text| retry_after(text, now)) {
+    if let Some(pause) = text("retry-after").and_then(|text| retry_after(text, || vendors_time(headers, now))) {
         return Some(pause);
     }
     let refused = matches!(status.as_u16(), 403 | 429);
@@ -185,28 +208,40 @@ impl Left {
         let number = |name: &str| text(name)?.parse().ok();
         if let Some(requests) = number("x-ratelimit-remaining") {
             let after = || Duration::try_from_secs_f64(text("x-ratelimit-reset-after")?.parse().ok()?).ok();
-            let resets = after().or_else(|| reset(text("x-ratelimit-reset")?, now));
+            let resets = after().or_else(|| reset(text("x-ratelimit-reset")?, || vendors_time(headers, now)));
             return Some(Self { requests, resets });
         }
         let requests = number("ratelimit-remaining")?;
-        Some(Self { requests, resets: text("ratelimit-reset").and_then(|text| reset(text, now)) })
+        let resets = text("ratelimit-reset").and_then(|text| reset(text, || vendors_time(headers, now)));
+        Some(Self { requests, resets })
     }
+}
+
+/// What the vendor's clock said when it answered (`Date`, RFC 9110 6.6.1), if that is within a day of ours;
+/// else ours, `now`.
+fn vendors_time(headers: &HeaderMap, now: jiff::Timestamp) -> jiff::Timestamp {
+    const MOST: Duration = Duration::from_secs(24 * 3600);
+    let date = headers.get(http::header::DATE).and_then(|date| date_of(date.to_str().ok()?.trim()));
+    date.filter(|date| date.duration_since(now).unsigned_abs() <= MOST).unwrap_or(now)
+}
+
+fn date_of(text: &str) -> Option<jiff::Timestamp> {
+    Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp())
 }
 
 /// `Retry-After` in seconds, or as a date seen from `now`.
-fn retry_after(text: &str, now: jiff::Timestamp) -> Option<Duration> {
+fn retry_after(text: &str, now: impl Fn() -> jiff::Timestamp) -> Option<Duration> {
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-    Some(Duration::try_from(date.duration_since(now)).unwrap_or(Duration::ZERO))
+    Some(Duration::try_from(date_of(text)?.duration_since(now())).unwrap_or(Duration::ZERO))
 }
 
 /// A limit's reset: in seconds since 1970, or, when it is too small for that, from now.
-fn reset(text: &str, now: jiff::Timestamp) -> Option<Duration> {
+fn reset(text: &str, now: impl Fn() -> jiff::Timestamp) -> Option<Duration> {
     const SMALLEST_DATE: f64 = 1e9;
     let seconds: f64 = text.parse().ok()?;
-    let ahead = if seconds < SMALLEST_DATE { seconds } else { seconds - now.as_millisecond() as f64 / 1000.0 };
+    let ahead = if seconds < SMALLEST_DATE { seconds } else { seconds - now().as_millisecond() as f64 / 1000.0 };
     Duration::try_from_secs_f64(ahead.max(0.0)).ok()
 }
 
@@ -217,7 +252,7 @@ mod tests {
     #[test]
     fn retry_after_in_both_forms() {
         let now: jiff::Timestamp = "2026-01-02T15:04:05Z".parse().expect("valid");
-        let of = |text: &str| retry_after(text, now);
+        let of = |text: &str| retry_after(text, || now);
         assert_eq!(of("120"), Some(Duration::from_secs(120)));
         assert_eq!(of("Fri, 02 Jan 2026 15:05:05 GMT"), Some(Duration::from_secs(60)));
         assert_eq!(of("Fri, 02 Jan 2026 15:00:00 GMT"), Some(Duration::ZERO));
@@ -258,7 +293,62 @@ mod tests {
                 429,
                 &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1767366200")],
                 "",
+                Some(5_000),
+            ),
+            ("refused for no time", 429, &[("retry-after", "0")], "", Some(5_000)),
+            (
+                "the last that was good, and the reset is past",
+                201,
+                &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1767366200")],
+                "",
                 Some(0),
+            ),
+            (
+                "our clock is two minutes fast",
+                403,
+                &[
+                    ("date", "Fri, 02 Jan 2026 15:02:05 GMT"),
+                    ("x-ratelimit-remaining", "0"),
+                    ("x-ratelimit-reset", "1767366225"),
+                ],
+                "",
+                Some(100_000),
+            ),
+            (
+                "our clock is two minutes slow",
+                429,
+                &[
+                    ("date", "Fri, 02 Jan 2026 15:06:05 GMT"),
+                    ("ratelimit-remaining", "0"),
+                    ("ratelimit-reset", "1767366375"),
+                ],
+                "",
+                Some(10_000),
+            ),
+            (
+                "a date to come again, by the vendor's clock",
+                503,
+                &[("date", "Fri, 02 Jan 2026 15:02:05 GMT"), ("retry-after", "Fri, 02 Jan 2026 15:03:05 GMT")],
+                "",
+                Some(60_000),
+            ),
+            (
+                "the vendor's clock was never set",
+                403,
+                &[
+                    ("date", "Thu, 01 Jan 1970 00:00:10 GMT"),
+                    ("x-ratelimit-remaining", "0"),
+                    ("x-ratelimit-reset", "1767366345"),
+                ],
+                "",
+                Some(100_000),
+            ),
+            (
+                "a date that is none",
+                403,
+                &[("date", "today"), ("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1767366345")],
+                "",
+                Some(100_000),
             ),
             (
                 "none left, and another fault",

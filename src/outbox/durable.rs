@@ -233,7 +233,7 @@ impl Outbox for DurableOutbox {
         self.shared.queue.lock().wake(provider);
     }
 
-    fn retry(&self, id: JobId) -> bool {
+    fn retry(&self, id: JobId) -> Option<Arc<str>> {
         self.shared.queue.lock().wake_job(id)
     }
 

@@ -78,7 +78,7 @@ impl Outbox for MemoryOutbox {
         self.queue.lock().wake(provider);
     }
 
-    fn retry(&self, id: JobId) -> bool {
+    fn retry(&self, id: JobId) -> Option<Arc<str>> {
         self.queue.lock().wake_job(id)
     }
 

@@ -171,8 +171,8 @@ pub trait Outbox: Send + Sync + 'static {
     /// Makes every job of a Provider that waits for its next try due now.
     fn wake(&self, provider: &str);
 
-    /// Makes one job that waits for its next try due now; whether it waited.
-    fn retry(&self, id: JobId) -> bool;
+    /// Makes one job that waits for its next try due now; the UID of its Provider, if it waited.
+    fn retry(&self, id: JobId) -> Option<Arc<str>>;
 
     /// Takes a job out that is not under way, for good. `None` when there is no such job or it is
     /// under way.

@@ -460,12 +460,13 @@ impl Queue {
         self.release(provider);
     }
 
-    /// Makes a job that waits for its next try due now; whether there is such a one.
-    pub fn wake_job(&mut self, id: JobId) -> bool {
-        let Some((due, subject)) = self.delayed_subjects.remove(&id) else { return false };
+    /// Makes a job that waits for its next try due now; its Provider, if there is such a one.
+    pub fn wake_job(&mut self, id: JobId) -> Option<Arc<str>> {
+        let (due, subject) = self.delayed_subjects.remove(&id)?;
         self.delayed.remove(&(due, id));
+        let provider = subject.provider().clone();
         self.undelay(subject);
-        true
+        Some(provider)
     }
 
     /// Takes a job out that is not under way.

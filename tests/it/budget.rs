@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use herald::clock::TurnedClock;
+use herald::clock::{Clock, TurnedClock};
 use herald::cluster::Stores;
 use herald::cluster::manifests::Manifests;
 use herald::delivery::resolve::{Identities, Resolver};
@@ -12,7 +12,7 @@ use herald::delivery::troubles::About;
 use herald::delivery::{Deadlines, Delivery};
 use herald::ops::metrics::{Metrics, Outcome};
 use herald::outbound::auth::{AzureEnvironment, Tokens};
-use herald::outbox::{self, MemoryOutbox};
+use herald::outbox::{self, DurableOutbox, MemoryOutbox, Outbox};
 use herald::pipeline::{Answer, Pipeline};
 use herald::view::View;
 use reqwest::Method;
@@ -191,10 +191,14 @@ struct Turned {
 
 impl Turned {
     fn with(manifests: impl IntoIterator<Item = Manifest>) -> Self {
-        let (folder, clock) = (Folder::with(manifests), TurnedClock::new());
+        let outbox = Arc::new(MemoryOutbox::new(outbox::Limits::default()));
+        Self::on(outbox, TurnedClock::new(), manifests)
+    }
+
+    fn on(outbox: Arc<dyn Outbox>, clock: Arc<TurnedClock>, manifests: impl IntoIterator<Item = Manifest>) -> Self {
+        let folder = Folder::with(manifests);
         let (stores, metrics) = (Arc::new(Stores::default()), Arc::new(Metrics::default()));
         Manifests::open(folder.path(), stores.clone(), metrics.clone()).expect("a folder of manifests");
-        let outbox = Arc::new(MemoryOutbox::new(outbox::Limits::default()));
         let identities = Identities {
             tokens: Arc::new(Tokens::new(clock.clone(), 0, Duration::ZERO)),
             azure: AzureEnvironment::default(),
@@ -236,6 +240,22 @@ impl Turned {
         wait::until_ok(DEADLINE, "jobs to be held", || async {
             let counts = self.pipeline.outbox.counts();
             let quiet = counts.held == expected && counts.claimed == 0 && counts.ready == 0;
+            if quiet { Ok(()) } else { Err(format!("{counts:?} of {expected}")) }
+        })
+        .await;
+    }
+
+    /// Waits until so many requests were made.
+    async fn requests(&self, forge: &Forge, expected: usize) {
+        wait::until(DEADLINE, "a request", || async { (forge.requests().len() >= expected).then_some(()) }).await;
+    }
+
+    /// Waits until so many are held, and all of them were tried and put off.
+    async fn put_off(&self, expected: usize) {
+        wait::until_ok(DEADLINE, "jobs to be put off", || async {
+            let (outbox, now) = (&self.pipeline.outbox, self.clock.now());
+            let counts = outbox.counts();
+            let quiet = counts.held == expected && counts.claimed == 0 && outbox.due_by(now).is_empty();
             if quiet { Ok(()) } else { Err(format!("{counts:?} of {expected}")) }
         })
         .await;
@@ -286,6 +306,119 @@ async fn what_is_held_past_its_deadline_is_given_up_though_nothing_may_be_sent()
     herald.held(0).await;
     assert_eq!((herald.failed(), forge.requests().len()), (60, told));
     assert_eq!(herald.trouble("git").expect("it stands").0, "Expired");
+}
+
+/// What a repository refuses, with jobs that all fall due with its canary.
+async fn refused(scene: &Turned, forge: &Forge, fault: Fault, slots: u64) {
+    forge.fail(fault.every(1));
+    for number in 0..slots {
+        scene.post(&kustomization_event("web", &sha(number))).await;
+    }
+    scene.put_off(slots as usize).await;
+    forge.recover();
+}
+
+#[track_caller]
+fn told_once(forge: &Forge, slots: u64) {
+    let told = |number: &u64| forge.statuses(&sha(*number)).len();
+    let wrong = (0..slots).filter(|number| told(number) != 1).map(|number| (number, told(&number)));
+    assert_eq!(wrong.collect::<Vec<_>>(), [], "slots, and how often each was told");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_repository_refused_is_told_as_soon_as_its_canary_was() {
+    let minute = Duration::from_secs(60);
+    for (fault, slots) in [(Fault::answer(403).writes(), 300), (Fault::answer(404), 300)] {
+        let forge = forge().await;
+        let herald = Turned::with([git("github", &forge), token(), alert("status", "git")]);
+        refused(&herald, &forge, fault, slots).await;
+        let told = forge.requests().len();
+        herald.turn(10 * minute - Duration::from_secs(1));
+        herald.put_off(slots as usize).await;
+        assert_eq!(forge.requests().len(), told, "it is left alone");
+        // The clock stands from now on: nothing waits for a time of its own.
+        herald.turn(Duration::from_secs(1));
+        herald.held(0).await;
+        told_once(&forge, slots);
+        assert_eq!(herald.failed(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_that_finds_what_it_wanted_keeps_nobody_waiting() {
+    for fault in [Fault::answer(403).writes(), Fault::answer(404)] {
+        let (forge, slots) = (forge().await, 100);
+        let manifests = [git("github", &forge), token(), alert("status", "git")];
+        let herald = Turned::with(manifests.clone());
+        refused(&herald, &forge, fault, slots).await;
+        // Another Herald tells most of it meanwhile.
+        let other = Turned::with(manifests);
+        for number in 0..slots - 10 {
+            other.post(&kustomization_event("web", &sha(number))).await;
+        }
+        other.held(0).await;
+        herald.turn(Duration::from_secs(600));
+        herald.held(0).await;
+        told_once(&forge, slots);
+    }
+}
+
+#[tokio::test]
+async fn a_wait_of_an_earlier_process_is_no_longer_than_any() {
+    let (forge, clock) = (forge().await, TurnedClock::new());
+    let (dir, git) = (tempfile::tempdir().expect("a folder"), git("github", &forge));
+    let open = || {
+        let options = outbox::Options {
+            path: dir.path().join("outbox.db"),
+            max_bytes: 64 << 20,
+            retention: Duration::from_secs(3600),
+            limits: outbox::Limits::default(),
+            sync_delay: Duration::ZERO,
+        };
+        Arc::new(DurableOutbox::open(options, clock.clone()).expect("it opens"))
+    };
+    let earlier = open();
+    // As if the wall clock had been set back by three days since.
+    earlier.wait(&git.effective_uid(), clock.now() + Duration::from_secs(3 * 24 * 3600));
+    earlier.finish().await;
+    drop(earlier);
+
+    let herald = Turned::on(open(), clock.clone(), [git, token(), alert("status", "git")]);
+    herald.post(&kustomization_event("web", &sha(1))).await;
+    herald.held(1).await;
+    herald.turn(Duration::from_secs(65 * 60 - 1));
+    herald.held(1).await;
+    assert_eq!(forge.requests().len(), 0);
+    herald.turn(Duration::from_secs(1));
+    herald.held(0).await;
+    assert_eq!(forge.statuses(&sha(1)).len(), 1);
+}
+
+#[tokio::test]
+async fn a_limit_without_a_time_is_tried_once_in_a_while_and_then_all_goes() {
+    let (forge, slots) = (forge().await, 100);
+    let herald = Turned::with([git("gitlab", &forge), token(), alert("status", "git")]);
+    forge.fail(Fault::answer(429).body("Retry later").every(1));
+    for number in 0..slots {
+        herald.post(&kustomization_event("web", &sha(number))).await;
+    }
+    herald.held(slots as usize).await;
+    let at_first = forge.requests().len();
+    assert!(at_first <= 8, "{at_first} requests were under way together");
+    let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+    for (number, minutes) in (1..).zip([1, 2, 4]) {
+        herald.turn(minutes * minute - second);
+        herald.held(slots as usize).await;
+        assert_eq!(forge.requests().len(), at_first + number - 1, "it is left alone");
+        herald.turn(second);
+        herald.requests(&forge, at_first + number).await;
+        herald.held(slots as usize).await;
+        assert_eq!(forge.requests().len(), at_first + number, "one alone");
+    }
+    forge.recover();
+    herald.turn(8 * minute);
+    herald.held(0).await;
+    told_once(&forge, slots);
 }
 
 // === github.com ===

@@ -216,6 +216,7 @@ async fn a_token_withdrawn_before_its_time_is_got_anew_once() {
     scene.quiet().await;
     assert_eq!(scene.herald.app.outbox.counts().held, 2, "it is parked");
     assert!(logs.count(&["answered 401", "will try again"]) > 0);
+    waits_for_a_canary(&scene);
     // Each of the two may have been under way before the first was refused.
     let (reads, minted) = (scene.forge.reads(), scene.forge.minted().len());
     assert!((2..=4).contains(&reads) && (2..=3).contains(&minted), "{reads} reads, {minted} tokens");
@@ -282,7 +283,7 @@ async fn what_github_says_to_an_app_decides_when_it_asks_again() {
         scene.end(2, 4).await;
     }
     // What passes is tried again.
-    for harm in [Fault::answer(500), Fault::answer(502), Fault::answer(429), Fault::reset(), Fault::half_body()] {
+    for harm in [Fault::answer(500), Fault::answer(502), Fault::answer(408), Fault::reset(), Fault::half_body()] {
         let scene = scene().await;
         scene.forge.fail(harm.path(MINT));
         scene.tell([event(1)]).await;
@@ -507,6 +508,24 @@ async fn azure(shape: impl FnOnce(Manifest) -> Manifest, flags: &[&str]) -> (Sce
     let provider = shape(provider("azuredevops", "git", &format!("{}/org/project/_git/fleet", forge.url())));
     let scene = Scene::with(forge, [provider, token(), alert("all", "git")], &flags).await;
     (scene, kubelet)
+}
+
+/// What is refused is mended at the vendor, where nobody sees it: there is no Secret to change.
+fn waits_for_a_canary(scene: &Scene) {
+    let due = scene.herald.app.outbox.next_due().expect("it waits for a time");
+    let pause = due.saturating_duration_since(Instant::now());
+    assert!((Duration::from_secs(500)..=Duration::from_secs(600)).contains(&pause), "{pause:?}");
+}
+
+#[tokio::test]
+async fn an_identity_that_azure_devops_does_not_know_yet_is_tried_again() {
+    let (scene, _kubelet) = azure(|provider| provider, &[]).await;
+    scene.forge.fail(Fault::answer(203).body("<html>sign in</html>").path("/org/").every(1));
+    scene.post(&event(1)).await;
+    scene.quiet().await;
+    assert_eq!(scene.herald.app.outbox.counts().held, 1, "it is parked");
+    waits_for_a_canary(&scene);
+    scene.herald.stop().await;
 }
 
 const EXCHANGE: &str = "/oauth2/v2.0/token";

@@ -47,7 +47,6 @@ async fn a_failure_that_passes_is_tried_again_until_it_is_right() {
         Fault::answer(504),
         Fault::answer(408),
         Fault::answer(409),
-        Fault::answer(429),
         Fault::reset(),
     ];
     for kind in ["github", "gitea", "generic"] {

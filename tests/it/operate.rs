@@ -1,12 +1,14 @@
 //! `herald outbox` as an operator types it, beside a controller that runs and after it has ended.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use tempfile::TempDir;
 
 use crate::scene::{Scene, TOKEN, forge, git, token};
 use crate::support::app::DEADLINE;
 use crate::support::flux::{alert, kustomization_event, sha};
-use crate::support::forge::Fault;
+use crate::support::forge::{Fault, Forge};
 use crate::support::wait;
 
 /// What `herald outbox …` printed, on standard output when it worked and else on standard error.
@@ -67,17 +69,76 @@ async fn what_waits_can_be_seen_tried_and_dropped() {
     scene.herald.idle().await;
     assert!(outbox(&path, &["ls"]).await.expect("it works").contains("nothing waits"));
 
-    // Tried when the vendor is mended, while it runs.
     scene.post(&kustomization_event("api", &sha(2))).await;
     let (job, _) = refused(&path).await;
 
-    // And after it has ended.
+    // After it has ended.
     scene.herald.stop().await;
-    assert!(outbox(&path, &["retry", &job]).await.expect("it works").contains("tried now"));
+    assert!(outbox(&path, &["retry", &job]).await.expect("it works").contains("no controller runs"));
     let (_, line) = only(&path).await;
     assert!(line.contains(" now "), "{line}");
     assert!(outbox(&path, &["drop", &job]).await.expect("it works").contains("given up"));
     assert!(outbox(&path, &["ls"]).await.expect("it works").contains("nothing waits"));
+}
+
+#[tokio::test]
+async fn what_was_mended_at_the_vendor_is_tried_when_an_operator_says_so() {
+    for fault in [Fault::answer(401), Fault::answer(403).writes(), Fault::answer(404)] {
+        let (scene, path, _dir) = scene(fault.every(1)).await;
+        for number in 0..20 {
+            scene.post(&kustomization_event("web", &sha(number))).await;
+        }
+        let job = put_off(&path, 20).await.pop().expect("a job");
+        // Not mended yet.
+        let (told, retry) = (scene.forge.requests().len(), ["retry", &job]);
+        assert!(outbox(&path, &retry).await.expect("it works").contains("tried now"));
+        let tried = |forge: &Forge| forge.requests().len() > told && scene.herald.app.outbox.counts().claimed == 0;
+        assert!(scene.forge.until(DEADLINE, tried).await, "it goes out");
+        put_off(&path, 20).await;
+
+        scene.forge.recover();
+        assert!(outbox(&path, &retry).await.expect("it works").contains("tried now"));
+        // It, and with it all the others.
+        scene.herald.idle().await;
+        assert!((0..20).all(|number| scene.forge.statuses(&sha(number)).len() == 1));
+    }
+}
+
+#[tokio::test]
+async fn what_a_vendor_asked_to_wait_for_is_waited_for_and_said() {
+    let (scene, path, _dir) = scene(Fault::answer(429).header("retry-after", "600").every(1)).await;
+    scene.post(&kustomization_event("web", &sha(1))).await;
+    let job = put_off(&path, 1).await.pop().expect("a job");
+    let told = scene.forge.requests().len();
+    let said = outbox(&path, &["retry", &job]).await.expect("it works");
+    assert!(said.contains(&format!("job {job} waits: the vendor asked to wait until 20")), "{said}");
+    scene.herald.stop().await;
+    let said = outbox(&path, &["retry", &job]).await.expect("it works");
+    assert!(said.contains("the vendor asked to wait"), "{said}");
+    assert_eq!(scene.forge.requests().len(), told);
+}
+
+/// A Herald on a file, whose vendor fails so.
+async fn scene(fault: Fault) -> (Scene, PathBuf, TempDir) {
+    let (forge, dir) = (forge().await, tempfile::tempdir().expect("a folder"));
+    forge.fail(fault);
+    let path = dir.path().join("outbox.db");
+    let flag = format!("--outbox-path={}", path.display());
+    let manifests = [git("github", &forge), token(), alert("status", "git")];
+    (Scene::with(forge, manifests, &[&flag]).await, path, dir)
+}
+
+/// The numbers of so many jobs, once the file says of all that they wait for a later time.
+async fn put_off(path: &Path, count: usize) -> Vec<String> {
+    wait::until_ok(DEADLINE, "all to be put off", || async {
+        let listed = outbox(path, &["ls"]).await?;
+        let waits = |line: &&str| line.contains(" answered 4") && !line.contains(" now ");
+        let jobs =
+            listed.lines().filter(waits).map(|line| line.split_whitespace().next().unwrap_or_default().to_owned());
+        let jobs: Vec<_> = jobs.collect();
+        if jobs.len() == count { Ok(jobs) } else { Err(listed) }
+    })
+    .await
 }
 
 #[tokio::test]

@@ -135,7 +135,7 @@ async fn success_and_failure_are_told_in_the_vendors_words() {
 #[tokio::test]
 async fn what_passes_is_tried_again() {
     for row in &TABLE {
-        let harms = [Fault::answer(500), Fault::answer(502), Fault::answer(503), Fault::answer(429), Fault::reset()];
+        let harms = [Fault::answer(500), Fault::answer(502), Fault::answer(503), Fault::answer(408), Fault::reset()];
         join_all(harms.map(|harm| async move {
             let scene = scene(row).await;
             scene.forge.fail(harm.clone().writes());

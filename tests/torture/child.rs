@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use herald::outbox::Reader;
+use herald::outbox::{Reader, Row};
 
 use super::support::process::{Scratch, Server, free_port};
 
@@ -89,11 +89,27 @@ impl Child {
 
     /// What `herald outbox ls` prints.
     pub fn outbox_ls(&self) -> String {
+        self.operate(&["ls"])
+    }
+
+    /// What `herald outbox …` prints.
+    fn operate(&self, args: &[&str]) -> String {
         let mut command = Command::new(BINARY);
-        command.args(["outbox", "ls", "--outbox-path"]).arg(self.outbox());
+        command.arg("outbox").args(args).arg("--outbox-path").arg(self.outbox());
         let output = command.output().expect("herald is built");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("it prints text")
+    }
+
+    /// Has one of the jobs of a Provider in this namespace tried that wait for a later time; whether there was one.
+    pub fn retry_one_in(&self, namespace: &str) -> bool {
+        let jobs = Reader::open(&self.outbox()).and_then(|reader| reader.jobs(None)).expect("the file can be read");
+        let is_its =
+            |row: &&Row| row.due.is_some() && row.record.as_ref().is_ok_and(|it| *it.provider.namespace == *namespace);
+        let Some(job) = jobs.iter().find(is_its) else { return false };
+        let said = self.operate(&["retry", &job.id.to_string()]);
+        assert!(said.contains("is tried now"), "{said}");
+        true
     }
 
     /// The lines of its log that name something.

@@ -7,6 +7,9 @@
 //! status is the last one, and nothing is left in the outbox.
 //!
 //! Then the same without kills, each vendor broken in one way altogether: pauses have grown by the time it works again.
+//! And the same with each vendor refusing everything, 401, a plain 403 or 404, until people mend it: the Secret changes,
+//! or an operator has one notification tried (by itself Herald would try one after 10 minutes;
+//! `what_a_repository_refused_…` in `tests/it/budget.rs` turns the clock for that).
 //!
 //! A state is told by its reason, so that each write at a vendor names the change it tells of. Every fourth object has
 //! plain reasons instead, and so comes back to what it said before.
@@ -57,6 +60,17 @@ struct Form {
     /// What breaks at the vendor of this number.
     faults: fn(usize) -> Vec<Fault>,
     kills: bool,
+    /// How people mend the vendor of this number, if Herald does not see by itself that it works again.
+    mend: fn(usize) -> Option<Mend>,
+}
+
+/// What people do once a vendor works again that refused everything.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mend {
+    /// They give another token.
+    Secret,
+    /// They have one notification tried.
+    Retry,
 }
 
 /// What an object is, from one moment on.
@@ -185,6 +199,24 @@ fn everything(vendor: usize) -> Vec<Fault> {
     vec![kinds[vendor].clone().every(1)]
 }
 
+/// Every answer of a vendor is a refusal that stands until somebody does something.
+fn refusals(vendor: usize) -> Vec<Fault> {
+    let kinds: [Fault; VENDORS.len()] = [
+        Fault::answer(401),
+        Fault::answer(403),
+        Fault::answer(404),
+        Fault::answer(404).writes(),
+        Fault::answer(401).writes(),
+        Fault::answer(403).writes(),
+    ];
+    vec![kinds[vendor].clone().every(1)]
+}
+
+/// What ends each of the [`refusals`].
+fn mended(vendor: usize) -> Option<Mend> {
+    Some([Mend::Secret, Mend::Retry, Mend::Retry, Mend::Retry, Mend::Secret, Mend::Retry][vendor])
+}
+
 fn manifests(vendor: &str, forge: &Forge) -> [Manifest; 3] {
     let url = forge.url();
     let address = match vendor {
@@ -203,14 +235,21 @@ fn manifests(vendor: &str, forge: &Forge) -> [Manifest; 3] {
 async fn at_rest_every_status_is_the_last_one() {
     let (changes_each, seconds) = if long() { (20, 600) } else { (3, 50) };
     let lasting = Duration::from_secs(seconds);
-    endure(Form { objects: 500, changes_each, lasting, faults: a_share, kills: true }).await;
+    endure(Form { objects: 500, changes_each, lasting, faults: a_share, kills: true, mend: |_| None }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_leaves_no_wrong_colour() {
     let (changes_each, seconds) = if long() { (20, 600) } else { (2, 30) };
     let lasting = Duration::from_secs(seconds);
-    endure(Form { objects: 500, changes_each, lasting, faults: everything, kills: false }).await;
+    endure(Form { objects: 500, changes_each, lasting, faults: everything, kills: false, mend: |_| None }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_refused_and_is_mended_has_no_wrong_colour() {
+    let (objects, changes_each, seconds) = if long() { (500, 20, 600) } else { (300, 2, 20) };
+    let lasting = Duration::from_secs(seconds);
+    endure(Form { objects, changes_each, lasting, faults: refusals, kills: false, mend: mended }).await;
 }
 
 async fn endure(form: Form) {
@@ -254,6 +293,16 @@ async fn endure(form: Form) {
     // Peace. Everything was taken, and nobody changes any more.
     forges.iter().for_each(Forge::recover);
     let (peace, rested) = (Timestamp::now(), Instant::now());
+    for (number, vendor) in VENDORS.iter().enumerate() {
+        match (form.mend)(number) {
+            None => {}
+            Some(Mend::Secret) => drop(folder.write(&secret("token", "token", "another").namespace(vendor))),
+            Some(Mend::Retry) => {
+                let tried = async || if herald.retry_one_in(vendor) { Ok(()) } else { Err(herald.outbox_ls()) };
+                wait::until_ok(GRACE, &format!("a job at {vendor}"), tried).await;
+            }
+        }
+    }
     while (wrong_yet() > 0 || herald.held() > 0) && rested.elapsed() < WATCHED {
         sleep(Duration::from_millis(250)).await;
     }

@@ -3,7 +3,7 @@
 //!
 //! | module | what it shows |
 //! |---|---|
-//! | `colours` | thousands of changes, 30 % of the answers broken, a kill every 2 s: at rest every status is the last one, and none has the wrong colour; the same after an outage |
+//! | `colours` | thousands of changes, 30 % of the answers broken, a kill every 2 s: at rest every status is the last one, and none has the wrong colour; the same after an outage, and after all was refused and mended |
 //! | `restart` | what waits when the process is killed is told by the next one, once |
 //! | `flood` | with every vendor hung memory is bounded, senders are asked to come again, and nothing is wrong afterwards |
 //!

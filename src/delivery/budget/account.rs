@@ -5,10 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::pace::{GITHUB_AT_ONCE, Pace};
-use super::{NO_ROOM, take};
+use super::{Freed, NO_ROOM, take};
 use crate::delivery::verdict::{self, Scope, Verdict};
 use crate::outbound::{Left, SendError};
 
@@ -28,7 +26,8 @@ pub(super) struct Account {
     /// The host's name, where everybody may read it.
     pub host: Option<Arc<str>>,
     wait: Option<Wait>,
-    /// Waits in a row whose length the vendor did not name.
+    /// Waits whose length the vendor did not name, since something was delivered last: where only writes
+    /// are limited, a read that works says nothing.
     unnamed: u32,
     refusals: HashMap<Scope, Refusal>,
     pace: Option<Pace>,
@@ -37,6 +36,27 @@ pub(super) struct Account {
     under_way: usize,
     /// Providers that found no room.
     waiting: HashSet<Arc<str>>,
+    /// How often something was lifted that had been refused.
+    lifted: u64,
+}
+
+/// What became of a try.
+pub(super) struct Told<'a> {
+    pub error: &'a SendError,
+    /// It was a read.
+    pub read: bool,
+    /// The credential was got for the occasion: no Secret has it that could be changed, and what is amiss is
+    /// mended at the vendor.
+    pub to_minted: bool,
+}
+
+/// What a job may do at a host with a credential.
+#[derive(Debug)]
+pub(super) struct Leave {
+    /// It is the first after a wait.
+    first: bool,
+    /// Refusals that it is to try: it is their canary.
+    tries: Vec<Scope>,
 }
 
 #[derive(Debug)]
@@ -55,15 +75,12 @@ struct Refusal {
     until: Option<Instant>,
     /// How often it was refused.
     times: u32,
+    /// One is under way.
     canary: bool,
+    /// It was a read that was refused, so one that works is proof enough.
+    read: bool,
     /// Providers with jobs that it holds.
     holds: HashSet<Arc<str>>,
-}
-
-/// A job that goes out though its like was refused before, to see whether it still is.
-pub struct Canary<'a> {
-    account: &'a Mutex<Account>,
-    scopes: Vec<Scope>,
 }
 
 impl Account {
@@ -99,20 +116,15 @@ impl Account {
 
     /// A request was answered; `told`: how long the answer asks to be left alone.
     pub fn answered(&mut self, error: Option<&SendError>, told: Option<Duration>, now: Instant) {
-        if let Some(error) = error.filter(|error| error.is_secondary_limit()) {
-            // Many were under way together: they count as one.
-            let news = self.waits(now).is_none();
-            if let Some(pace) = self.pace.as_mut().filter(|_| news) {
-                pace.limited(now);
+        let unnamed = error.is_some_and(SendError::is_unnamed_limit);
+        // Many were under way together: they count as one.
+        if self.waits(now).is_none() {
+            self.unnamed += u32::from(unnamed);
+            if unnamed || error.is_some_and(SendError::is_secondary_limit) {
+                self.pace.iter_mut().for_each(|pace| pace.limited(now));
             }
-            if news && !matches!(error, SendError::Status { retry_after: Some(_), .. }) {
-                self.unnamed += 1;
-            }
-        } else if error.is_none() && self.waits(now).is_none() {
-            self.unnamed = 0;
         }
         if let Some(pause) = told.filter(|pause| !pause.is_zero()) {
-            let unnamed = matches!(error, Some(SendError::Status { retry_after: None, .. }));
             let doubled = if unnamed { 2u32.pow(self.unnamed.saturating_sub(1).min(6)) } else { 1 };
             let pause = (pause * doubled).min(verdict::LONGEST_WAIT);
             self.wait(now + pause, error.cloned().unwrap_or(SendError::AskedToWait));
@@ -133,16 +145,18 @@ impl Account {
 
     // === Room for a job ===
 
-    /// Takes leave for a job while there is no wait; whether it is the first after one. Where there are no
-    /// limits of our own, the others go when that was answered: all that waited would be too many at once.
+    /// Takes leave for a job while there is no wait. Where there are no limits of our own, one goes first
+    /// after a wait, and the others when that was answered: all that waited would be too many at once. The
+    /// same holds for a canary: what comes due while it is under way stays where it is until it ended.
     ///
     /// # Errors
     /// Not before then.
-    pub fn admit(&mut self, provider: &Arc<str>, now: Instant) -> Result<bool, Instant> {
-        if self.pace.is_some() && self.under_way >= GITHUB_AT_ONCE {
+    pub fn admit(&mut self, provider: &Arc<str>, repository: &Arc<str>, now: Instant) -> Result<Leave, Instant> {
+        let full = self.pace.is_some() && self.under_way >= GITHUB_AT_ONCE;
+        let Some(tries) = self.due_refusals(repository, now).filter(|_| !full) else {
             self.waiting.insert(provider.clone());
             return Err(now + NO_ROOM);
-        }
+        };
         if let Some(pace) = &mut self.pace {
             pace.take(now)?;
         }
@@ -152,56 +166,77 @@ impl Account {
             return Err(now + NO_ROOM);
         }
         let first = wait.map(|wait| wait.tried = true).is_some();
+        for scope in &tries {
+            self.refusals.get_mut(scope).into_iter().for_each(|refusal| refusal.canary = true);
+        }
         self.under_way += 1;
-        Ok(first)
+        Ok(Leave { first, tries })
     }
 
-    /// A job ended, which [`Account::admit`] said was the `first` after a wait or not; who found no room
-    /// before and may find some now.
-    pub fn end(&mut self, first: bool, wrote: bool) -> Vec<Arc<str>> {
+    /// Refusals that a job would try if it went now; `None` while another one tries one of them.
+    fn due_refusals(&self, repository: &Arc<str>, now: Instant) -> Option<Vec<Scope>> {
+        let mut due = Vec::new();
+        if self.refusals.is_empty() {
+            return Some(due);
+        }
+        for scope in scopes(repository) {
+            match self.refusals.get(&scope) {
+                None => {}
+                // It will not get far, and is told so.
+                Some(refusal) if refusal.until.is_none_or(|until| until > now) => return Some(Vec::new()),
+                Some(refusal) if refusal.canary => return None,
+                Some(_) => due.push(scope),
+            }
+        }
+        Some(due)
+    }
+
+    /// A job with this leave ended; who found no room before and may find some now. Of a canary that brought
+    /// nothing to light, also whoever was put off: an operator may have sent it long before they are due.
+    pub fn end(&mut self, leave: &Leave, wrote: bool, now: Instant, freed: &mut Freed) {
         self.under_way -= 1;
-        if let Some(wait) = self.wait.as_mut().filter(|_| first) {
+        if let Some(wait) = self.wait.as_mut().filter(|_| leave.first) {
             wait.tried = false;
         }
-        let Some(pace) = &mut self.pace else { return self.waiting.drain().collect() };
+        for scope in &leave.tries {
+            let Some(refusal) = self.refusals.get_mut(scope) else { continue };
+            refusal.canary = false;
+            if refusal.until.is_some_and(|until| until <= now) {
+                // Once: whoever is put off again says so again.
+                freed.wake.extend(refusal.holds.drain());
+            }
+        }
+        let Some(pace) = &mut self.pace else { return freed.release.extend(self.waiting.drain()) };
         pace.end(wrote);
-        take(&mut self.waiting, GITHUB_AT_ONCE.saturating_sub(self.under_way))
+        freed.release.extend(take(&mut self.waiting, GITHUB_AT_ONCE.saturating_sub(self.under_way)));
     }
 
     // === Refusals ===
 
-    /// See [`super::Pass::check`].
-    pub fn check<'a>(
-        account: &'a Mutex<Account>,
+    /// See [`super::Pass::check`]; `leave`: what the job has, when that is of this account.
+    pub fn check(
+        &mut self,
+        leave: Option<&Leave>,
         provider: &Arc<str>,
         repository: &Arc<str>,
         now: Instant,
-    ) -> Result<Canary<'a>, SendError> {
-        let mut locked = account.lock();
-        let mut canary = Canary { account, scopes: Vec::new() };
-        let mut held = None;
+    ) -> Result<(), SendError> {
+        if self.refusals.is_empty() {
+            return Ok(());
+        }
         for scope in scopes(repository) {
-            let Some(refusal) = locked.refusals.get_mut(&scope) else { continue };
+            let Some(refusal) = self.refusals.get_mut(&scope) else { continue };
             let pause = match refusal.until {
                 None => LOOK,
                 Some(until) if until > now => until - now,
-                Some(_) if refusal.canary => verdict::parked(refusal.times),
-                Some(_) => {
-                    refusal.canary = true;
-                    canary.scopes.push(scope);
-                    continue;
-                }
+                Some(_) if leave.is_some_and(|leave| leave.tries.contains(&scope)) => continue,
+                // It came due a moment ago: the next that is let through tries it.
+                Some(_) => NO_ROOM,
             };
             refusal.holds.insert(provider.clone());
-            held = Some(SendError::Held { pause, told: false, because: Box::new(refusal.because.clone()) });
-            break;
+            return Err(SendError::Held { pause, told: false, because: Box::new(refusal.because.clone()) });
         }
-        // Dropped first: what it gives back is in the account.
-        drop(locked);
-        match held {
-            None => Ok(canary),
-            Some(held) => Err(held),
-        }
+        Ok(())
     }
 
     /// See [`super::Pass::held`].
@@ -227,22 +262,24 @@ impl Account {
     /// were under way together count as one.
     pub fn note(
         &mut self,
-        error: &SendError,
+        told: &Told<'_>,
         provider: &Arc<str>,
         repository: &Arc<str>,
         now: Instant,
     ) -> Option<Duration> {
+        let Told { error, read, to_minted } = *told;
         let scope = match verdict::verdict(error) {
             Verdict::Park(Scope::Credential) => Scope::Credential,
             Verdict::Park(Scope::Repository(_)) => Scope::Repository(repository.clone()),
             _ => return None,
         };
-        let forever = scope == Scope::Credential;
+        let forever = scope == Scope::Credential && !to_minted;
         let refusal = self.refusals.entry(scope).or_insert_with(|| Refusal {
             because: error.clone(),
             until: None,
             times: 0,
             canary: false,
+            read,
             holds: HashSet::new(),
         });
         refusal.holds.insert(provider.clone());
@@ -250,22 +287,51 @@ impl Account {
             let pause = verdict::parked(refusal.times);
             refusal.until = (!forever).then_some(now + pause);
             refusal.times += 1;
-            refusal.because = error.clone();
+            (refusal.because, refusal.read) = (error.clone(), read);
         }
         Some(refusal.until.map_or(LOOK, |until| until - now))
     }
 
-    /// See [`super::Pass::worked`].
-    pub fn worked(&mut self, repository: &Arc<str>) -> Vec<Arc<str>> {
+    /// Something of the like worked: a `read`, or what was to be told. What was refused before and is
+    /// proved wrong by that is so no more; gives the Providers that held some back.
+    pub fn worked(&mut self, read: bool, repository: &Arc<str>) -> Vec<Arc<str>> {
+        if !read {
+            self.unnamed = 0;
+        }
         if self.refusals.is_empty() {
             return Vec::new();
         }
-        scopes(repository).iter().filter_map(|scope| self.refusals.remove(scope)).flat_map(|is| is.holds).collect()
+        let scopes = scopes(repository);
+        self.lift(|scope, refusal| scopes.contains(scope) && (refusal.read || !read))
     }
 
     /// See [`super::Budget::forget_refusals`].
-    pub fn forget_refusals(&mut self, provider: &str) {
-        self.refusals.retain(|_, refusal| !refusal.holds.contains(provider));
+    pub fn forget_refusals(&mut self, provider: &str) -> Vec<Arc<str>> {
+        self.lift(|_, refusal| refusal.holds.contains(provider))
+    }
+
+    /// See [`super::Pass::try_refused`].
+    pub fn try_refused(&mut self, repository: &Arc<str>, now: Instant) {
+        for scope in scopes(repository) {
+            let refusal = self.refusals.get_mut(&scope).filter(|refusal| refusal.until.is_none_or(|until| until > now));
+            let Some(refusal) = refusal else { continue };
+            refusal.until = Some(now);
+            // Who is asked for it is not left alone for longer than if nobody had.
+            refusal.times = refusal.times.saturating_sub(1);
+            self.lifted += 1;
+        }
+    }
+
+    fn lift(&mut self, of: impl Fn(&Scope, &Refusal) -> bool) -> Vec<Arc<str>> {
+        let lifted = self.refusals.extract_if(|scope, refusal| of(scope, refusal));
+        let holds: Vec<_> = lifted.flat_map(|(_, refusal)| refusal.holds).collect();
+        self.lifted += u64::from(!holds.is_empty());
+        holds
+    }
+
+    /// Rises whenever something is tried again that was refused: what was put off for that reason may go.
+    pub fn lifted(&self) -> u64 {
+        self.lifted
     }
 }
 
@@ -274,24 +340,10 @@ fn scopes(repository: &Arc<str>) -> [Scope; 2] {
     [Scope::Credential, Scope::Repository(repository.clone())]
 }
 
-impl Drop for Canary<'_> {
-    fn drop(&mut self) {
-        if self.scopes.is_empty() {
-            return;
-        }
-        let mut account = self.account.lock();
-        for scope in &self.scopes {
-            if let Some(refusal) = account.refusals.get_mut(scope) {
-                refusal.canary = false;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::Ticket;
     use super::super::tests::{MINUTE, SECOND, Scene, status};
+    use super::super::{Pass, Ticket};
     use super::*;
     use crate::clock::Clock;
     use crate::outbound::Gate;
@@ -380,16 +432,17 @@ mod tests {
         let scene = Scene::new();
         let pass = scene.pass("one", "github.example.org", "token");
         let limit = status(403, None, "You have exceeded a secondary rate limit");
-        for minutes in [1, 2, 4, 8, 16, 32, 64, 64] {
-            pass.answered(Some(&limit), None);
-            // Others that were under way make it no longer.
-            pass.answered(Some(&limit), None);
-            assert_eq!(scene.left(&pass), minutes * MINUTE);
-            scene.clock.turn(minutes * MINUTE);
+        for limit in [limit, status(429, None, "Retry later")] {
+            for minutes in [1, 2, 4, 8, 16, 32, 64, 64] {
+                pass.answered(None, None);
+                pass.answered(Some(&limit), None);
+                // Others that were under way make it no longer.
+                pass.answered(Some(&limit), None);
+                assert_eq!(scene.left(&pass), minutes * MINUTE);
+                scene.clock.turn(minutes * MINUTE);
+            }
+            pass.worked();
         }
-        pass.answered(None, None);
-        pass.answered(Some(&limit), None);
-        assert_eq!(scene.left(&pass), MINUTE);
     }
 
     #[test]
@@ -397,15 +450,25 @@ mod tests {
         let scene = Scene::new();
         let one = scene.pass("one", "git.example.org", "token");
         let twin = scene.pass("twin", "git.example.org", "token");
-        drop(one.check().expect("nothing is known"));
+        assert_eq!(tried(&one), Ok(()), "nothing is known");
         assert_eq!(one.note(&status(401, None, "")), Some(LOOK));
         scene.clock.turn(24 * LOOK);
-        assert!(matches!(twin.check(), Err(SendError::Held { told: false, pause: LOOK, .. })));
-        scene.budget.forget_refusals("a third");
-        assert!(one.check().is_err());
-        assert!(scene.pass("one", "git.example.org", "a better token").check().is_ok());
-        scene.budget.forget_refusals("twin");
-        assert!(one.check().is_ok());
+        assert!(matches!(tried(&twin), Err(SendError::Held { told: false, pause: LOOK, .. })));
+        assert!(scene.budget.forget_refusals("a third").is_empty());
+        assert!(tried(&one).is_err());
+        assert!(tried(&scene.pass("one", "git.example.org", "a better token")).is_ok());
+        let mut woken = scene.budget.forget_refusals("twin");
+        woken.sort();
+        assert_eq!(woken, ["one".into(), "twin".into()], "whoever waits for the same");
+        assert!(tried(&one).is_ok());
+    }
+
+    /// What a job is told that is let through, and sends nothing.
+    fn tried(pass: &Arc<Pass>) -> Result<(), SendError> {
+        let ticket = pass.admit().expect("leave");
+        let told = pass.check(Some(&ticket));
+        ticket.end(false);
+        told
     }
 
     #[test]
@@ -415,26 +478,110 @@ mod tests {
         let twin = scene.pass("twin", "git.example.org", "token");
         let refused = status(403, None, "");
         for minutes in [10, 20, 40, 60, 60] {
-            let canary = one.check().expect("a canary");
-            let others = twin.check().map(drop);
-            assert!(minutes == 10 || matches!(others, Err(SendError::Held { .. })), "one canary at a time");
-            assert_eq!(one.note(&refused), Some(minutes * MINUTE));
-            assert_eq!(twin.note(&refused), Some(minutes * MINUTE), "those under way together count as one");
-            drop(canary);
+            let canary = one.admit().expect("leave");
+            assert_eq!(one.check(Some(&canary)), Ok(()));
+            assert!(minutes == 10 || scene.left(&twin) == NO_ROOM, "what comes due meanwhile stays where it is");
+            assert_eq!(one.note_of(&refused, false), Some(minutes * MINUTE));
+            assert_eq!(twin.note_of(&refused, false), Some(minutes * MINUTE), "those under way together count as one");
+            assert_eq!(canary.end(true).release.len(), usize::from(minutes > 10));
             scene.clock.turn(minutes * MINUTE - SECOND);
-            assert!(matches!(one.check(), Err(SendError::Held { pause: SECOND, .. })));
+            assert!(matches!(tried(&one), Err(SendError::Held { pause: SECOND, .. })));
             scene.clock.turn(SECOND);
         }
-        // One that brings nothing to light makes way for the next.
-        drop(one.check().expect("a canary"));
-        let _canary = twin.check().expect("a canary");
-        assert!(one.check().is_err());
+        // One that brings nothing to light makes way for the next at once, and so does one that only read.
+        let canary = one.admit().expect("leave");
+        assert_eq!(scene.left(&twin), NO_ROOM);
+        assert_eq!(one.read_worked(), []);
+        let mut freed = canary.end(false);
+        freed.wake.sort();
+        assert_eq!((freed.release, freed.wake), (vec!["twin".into()], vec!["one".into(), "twin".into()]));
+        assert_eq!(one.admit().expect("leave").end(false).wake, [], "nobody was put off since");
+        let canary = twin.admit().expect("leave");
+        assert_eq!(twin.check(Some(&canary)), Ok(()));
+        assert_eq!(scene.left(&one), NO_ROOM);
+        assert!(one.check(None).is_err(), "one at a time");
         let mut woken = twin.worked();
         woken.sort();
-        assert_eq!(woken, ["one".into(), "twin".into()]);
-        assert!(one.check().is_ok());
+        assert_eq!(woken, ["one".into()]);
+        assert!(tried(&one).is_ok());
+        canary.end(true);
         // A commit that is not there says nothing of the repository.
         assert_eq!(one.note(&status(404, None, "404 Commit Not Found")), None);
-        assert!(one.check().is_ok());
+        assert!(tried(&one).is_ok());
+    }
+
+    #[test]
+    fn a_refused_credential_that_stands_in_no_secret_sends_a_canary() {
+        let scene = Scene::new();
+        let one = scene.pass("one", "git.example.org", "minted");
+        for minutes in [10, 20] {
+            assert_eq!(one.note(&status(401, None, "")), Some(minutes * MINUTE));
+            scene.clock.turn(minutes * MINUTE - SECOND);
+            assert!(matches!(tried(&one), Err(SendError::Held { pause: SECOND, .. })));
+            scene.clock.turn(SECOND);
+            assert_eq!(tried(&one), Ok(()));
+        }
+        one.worked();
+        assert_eq!(scene.left(&one), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_an_operator_wants_tried_is_a_canary_and_makes_no_wait_longer() {
+        let scene = Scene::new();
+        let one = scene.pass("one", "git.example.org", "token");
+        let twin = scene.pass("twin", "git.example.org", "token");
+        for (refused, pause) in [(status(403, None, ""), 10 * MINUTE), (status(401, None, ""), LOOK)] {
+            for _ in 0..3 {
+                assert_eq!(one.note(&refused), Some(pause));
+                let before = one.admit().expect("leave");
+                one.try_refused();
+                assert!(before.is_outdated());
+                let canary = one.admit().expect("leave");
+                assert_eq!(one.check(Some(&canary)), Ok(()));
+                assert_eq!(scene.left(&twin), NO_ROOM, "one at a time");
+                assert_eq!(one.note(&refused), Some(pause));
+                for ticket in [before, canary] {
+                    ticket.end(true);
+                }
+                assert!(tried(&one).is_err());
+            }
+            one.worked();
+        }
+    }
+
+    #[test]
+    fn a_read_proves_wrong_what_refused_to_be_read() {
+        let scene = Scene::new();
+        let one = scene.pass("one", "git.example.org", "token");
+        one.note(&status(404, None, ""));
+        scene.clock.turn(10 * MINUTE);
+        let canary = one.admit().expect("leave");
+        assert_eq!(one.read_worked(), ["one".into()]);
+        canary.end(false);
+        assert!(tried(&one).is_ok());
+    }
+
+    #[test]
+    fn a_job_knows_that_what_held_it_was_lifted_while_it_was_under_way() {
+        let scene = Scene::new();
+        let one = scene.pass("one", "git.example.org", "token");
+        let early = one.admit().expect("leave");
+        one.note(&status(403, None, ""));
+        let held = one.admit().expect("leave");
+        assert!(one.check(Some(&held)).is_err());
+        assert!(!early.is_outdated() && !held.is_outdated());
+        one.worked();
+        assert!(early.is_outdated() && held.is_outdated());
+        let late = one.admit().expect("leave");
+        one.worked();
+        assert!(!late.is_outdated(), "there was nothing to lift");
+        // So it is with a host that failed.
+        (0..3).for_each(|_| one.answered(Some(&SendError::Timeout), None));
+        assert!(!late.is_outdated());
+        one.answered(None, None);
+        assert!(late.is_outdated());
+        for ticket in [early, held, late] {
+            ticket.end(true);
+        }
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct Host {
     failed: HashSet<Arc<str>>,
     /// It failed until just now: those who wait for it are to be told.
     recovered: bool,
+    /// How often it worked again.
+    recoveries: u64,
 }
 
 impl Default for Host {
@@ -56,6 +58,7 @@ impl Default for Host {
             waiting: HashSet::new(),
             failed: HashSet::new(),
             recovered: false,
+            recoveries: 0,
         }
     }
 }
@@ -94,6 +97,11 @@ impl Host {
         self.canary_at.is_none_or(|at| at <= by)
     }
 
+    /// Rises whenever it works again: what was put off because it failed may go.
+    pub fn recoveries(&self) -> u64 {
+        self.recoveries
+    }
+
     /// See [`super::Pass::host_fails`].
     pub fn fails(&self) -> (bool, bool) {
         (self.canary_at.is_some(), self.canary)
@@ -108,6 +116,8 @@ impl Host {
     pub fn answered(&mut self, error: Option<&SendError>, told: bool, provider: &Arc<str>, now: Instant) {
         let against = match error {
             None => 0,
+            // It had enough of somebody, which says nothing of how it fares.
+            Some(SendError::Status { status, .. }) if told && matches!(status.as_u16(), 403 | 429) => return,
             Some(SendError::Connect | SendError::Timeout | SendError::Broken) => NO_ANSWER,
             Some(SendError::Status { status, .. }) => match (status.as_u16(), told) {
                 (502..=504, false) => NO_ANSWER,
@@ -120,7 +130,10 @@ impl Host {
         if against == 0 {
             self.against = 0;
             self.fails_with = None;
-            self.recovered |= self.canary_at.take().is_some();
+            if self.canary_at.take().is_some() {
+                self.recovered = true;
+                self.recoveries += 1;
+            }
             if !self.recovered {
                 self.failed.clear();
             }
@@ -214,5 +227,17 @@ mod tests {
             tickets.push(ticket);
         }
         assert_eq!(tickets.len(), MOST_PER_HOST);
+    }
+
+    #[test]
+    fn a_limit_makes_no_room() {
+        let scene = Scene::new();
+        let one = scene.pass("one", "git.example.org", "token");
+        let other = scene.pass("other", "git.example.org", "another");
+        for limit in [status(429, None, ""), status(429, Some(1), ""), status(403, Some(1), "")] {
+            one.answered(Some(&limit), None);
+        }
+        let tickets: Vec<_> = std::iter::from_fn(|| other.admit().ok()).collect();
+        assert_eq!(tickets.len(), FIRST_PER_HOST);
     }
 }

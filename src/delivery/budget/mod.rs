@@ -5,8 +5,8 @@
 //! | what | shared by Providers with the same | ends |
 //! |---|---|---|
 //! | a wait that the vendor named | credential and host | by time, 65 minutes at most; then one goes first, and the rest when it was answered |
-//! | a refused credential (401, 407, a sign-in page) | credential and host | when the Provider or a Secret of it changes |
-//! | a refused repository (403, 404, …) | credential, host and repository | by one canary that works: after 10 minutes, doubling to an hour |
+//! | a refused credential (401, 407, a sign-in page) | credential and host | when the Provider or a Secret of it changes; of a credential that is got for the occasion, as the next |
+//! | a refused repository (403, 404, …) | credential, host and repository | by one canary that works: after 10 minutes, doubling to an hour; what comes due while it is under way stays where it is |
 //! | limits of our own, at github.com and ghe.com | credential and host | never |
 //! | a host that fails | host, and the way to it: TLS, proxy, timeout | by one canary that is answered: one every 10 s |
 //!
@@ -19,13 +19,13 @@ mod pace;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::{hmac, rand};
 use parking_lot::Mutex;
 
-use self::account::Account;
-pub use self::account::Canary;
+use self::account::{Account, Leave};
 use self::host::Host;
 use super::verdict::{self, Verdict};
 use crate::clock::Clock;
@@ -53,6 +53,8 @@ pub struct Caller<'a> {
     pub is_public: bool,
     /// Everything that the vendor knows a caller by: tokens, users, passwords, secret addresses.
     pub credential: &'a [&'a [u8]],
+    /// It is got from somebody when it is needed, and stands in no Secret.
+    pub is_minted: bool,
     /// The way to the host: what makes it fail for one Provider and work for another.
     pub route: &'a [&'a [u8]],
     /// The repository there.
@@ -64,8 +66,12 @@ pub struct Pass {
     clock: Arc<dyn Clock>,
     provider: Arc<str>,
     repository: Arc<str>,
+    /// See [`Caller::is_minted`].
+    is_minted: bool,
     account: Arc<Mutex<Account>>,
     host: Arc<Mutex<Host>>,
+    /// Requests that were answered well.
+    well: AtomicU64,
 }
 
 /// Hosts that [`Budget::left`] tells apart.
@@ -78,10 +84,11 @@ const OTHER: &str = "other";
 #[must_use]
 pub struct Ticket {
     pass: Arc<Pass>,
-    /// It is the first after a wait.
-    first: bool,
+    leave: Leave,
     /// It is to see whether the host still fails.
     canary: bool,
+    /// What was lifted before it was given: [`Account::lifted`] and [`Host::recoveries`].
+    lifted: (u64, u64),
 }
 
 /// Who may be asked for again when a job ended.
@@ -124,7 +131,8 @@ impl Budget {
             hosts.entry(self.fingerprint(host, identity.route)).or_default().clone()
         };
         let (provider, repository) = (identity.provider.clone(), identity.repository.clone());
-        Arc::new(Pass { clock: self.clock.clone(), provider, repository, account, host })
+        let (is_minted, well) = (identity.is_minted, AtomicU64::new(0));
+        Arc::new(Pass { clock: self.clock.clone(), provider, repository, is_minted, account, host, well })
     }
 
     /// What vendors say is left of their limits, by host: of several credentials there, the least. Hosts
@@ -159,11 +167,11 @@ impl Budget {
         context.sign().as_ref().try_into().expect("SHA-256 has 32 bytes")
     }
 
-    /// The Provider or a Secret of it changed: what was refused may be granted now. Waits stand.
-    pub fn forget_refusals(&self, provider: &str) {
-        for account in self.accounts.lock().values() {
-            account.lock().forget_refusals(provider);
-        }
+    /// The Provider or a Secret of it changed: what was refused may be granted now. Waits stand. Gives all
+    /// the Providers that held something back for the same reason.
+    pub fn forget_refusals(&self, provider: &str) -> Vec<Arc<str>> {
+        let accounts: Vec<_> = self.accounts.lock().values().cloned().collect();
+        accounts.iter().flat_map(|account| account.lock().forget_refusals(provider)).collect()
     }
 }
 
@@ -192,9 +200,10 @@ impl Pass {
             return Err(wait.until);
         }
         host.has_room(&self.provider, now)?;
-        let first = account.admit(&self.provider, now)?;
+        let leave = account.admit(&self.provider, &self.repository, now)?;
         let canary = host.begin(now);
-        Ok(Ticket { pass: self.clone(), first, canary })
+        let lifted = (account.lifted(), host.recoveries());
+        Ok(Ticket { pass: self.clone(), leave, canary, lifted })
     }
 
     /// Whether a request may go out by then at all, as far as is known: not during a wait that ends
@@ -205,12 +214,14 @@ impl Pass {
         account.waits(by).is_none() && !account.refuses(&self.repository, by) && self.host.lock().may_go_by(by)
     }
 
-    /// Asks whether the like of a job was refused.
+    /// Asks whether the like of a job was refused, unless its ticket says that it is the canary.
     ///
     /// # Errors
     /// It was: [`SendError::Held`].
-    pub fn check(&self) -> Result<Canary<'_>, SendError> {
-        Account::check(&self.account, &self.provider, &self.repository, self.clock.now())
+    pub fn check(&self, ticket: Option<&Ticket>) -> Result<(), SendError> {
+        let its = ticket.filter(|ticket| Arc::ptr_eq(&ticket.pass.account, &self.account));
+        let leave = its.map(|ticket| &ticket.leave);
+        self.account.lock().check(leave, &self.provider, &self.repository, self.clock.now())
     }
 
     /// Why its like is left alone, for a job that was let through a moment ago.
@@ -226,9 +237,16 @@ impl Pass {
         wait.or_else(|| account.held(&self.repository, now)).or_else(|| self.host.lock().fails_with().cloned())
     }
 
-    /// Notes what came of a job when that concerns its like; how long these are left alone.
+    /// Notes what came of a read when that concerns a job's like; how long these are left alone.
     pub fn note(&self, error: &SendError) -> Option<Duration> {
-        self.account.lock().note(error, &self.provider, &self.repository, self.clock.now())
+        self.note_of(error, true)
+    }
+
+    /// The same of a try that ended with a `read`, or with more.
+    pub fn note_of(&self, error: &SendError, read: bool) -> Option<Duration> {
+        let now = self.clock.now();
+        let told = account::Told { error, read, to_minted: self.is_minted };
+        self.account.lock().note(&told, &self.provider, &self.repository, now)
     }
 
     /// How long nothing may be sent, because the vendor said so.
@@ -245,7 +263,22 @@ impl Pass {
     /// A job was delivered: nothing of its like is refused any more. Gives the Providers that held
     /// some back.
     pub fn worked(&self) -> Vec<Arc<str>> {
-        self.account.lock().worked(&self.repository)
+        self.account.lock().worked(false, &self.repository)
+    }
+
+    /// The same of a read, which says nothing of whether one may write.
+    pub fn read_worked(&self) -> Vec<Arc<str>> {
+        self.account.lock().worked(true, &self.repository)
+    }
+
+    /// Somebody wants its like tried now, whatever was refused: the next job is a canary. Waits stand.
+    pub fn try_refused(&self) {
+        self.account.lock().try_refused(&self.repository, self.clock.now());
+    }
+
+    /// How many requests were answered well.
+    pub fn answered_well(&self) -> u64 {
+        self.well.load(Ordering::Relaxed)
     }
 
     /// The vendor wants nothing until then, as an earlier process was told.
@@ -272,6 +305,9 @@ impl Gate for Pass {
 
     fn answered(&self, error: Option<&SendError>, pause: Option<Duration>) {
         let now = self.clock.now();
+        if error.is_none() {
+            self.well.fetch_add(1, Ordering::Relaxed);
+        }
         let told = match error.map(verdict::verdict) {
             None => pause,
             Some(Verdict::Wait(pause)) => Some(pause),
@@ -287,10 +323,17 @@ impl Gate for Pass {
 }
 
 impl Ticket {
+    /// Whether something is tried again since it was given that had been refused or had failed: who waits
+    /// for that was woken, but not a job that was under way then.
+    pub fn is_outdated(&self) -> bool {
+        let lifted = self.pass.account.lock().lifted();
+        (lifted, self.pass.host.lock().recoveries()) != self.lifted
+    }
+
     /// The job ended; `wrote`: it may have changed something at the vendor.
     pub fn end(self, wrote: bool) -> Freed {
-        let release = self.pass.account.lock().end(self.first, wrote);
-        let mut freed = Freed { release, wake: Vec::new() };
+        let mut freed = Freed::default();
+        self.pass.account.lock().end(&self.leave, wrote, self.pass.clock.now(), &mut freed);
         self.pass.host.lock().end(self.canary, &mut freed);
         freed
     }
@@ -321,6 +364,7 @@ mod tests {
                 host,
                 is_public: !host.starts_with("secret"),
                 credential: &[token.as_bytes()],
+                is_minted: token.starts_with("minted"),
                 route: &[],
                 repository: "acme/fleet".into(),
             })
