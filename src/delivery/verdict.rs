@@ -31,8 +31,7 @@ pub enum Scope {
     Job,
 }
 
-/// A wait that a vendor names is honoured up to this long (rule R9).
-pub const LONGEST_WAIT: Duration = Duration::from_secs(65 * 60);
+pub use crate::outbox::LONGEST_WAIT;
 
 /// A limit that names no time: a minute at least, and longer each time (docs.github.com/rest, "Rate
 /// limits for the REST API"); the budget doubles it until something is delivered. Others count by the hour

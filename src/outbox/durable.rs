@@ -19,8 +19,8 @@ use super::record::{self, Times};
 use super::store::{self, Store};
 use super::writer::{Call, Calls, Shared, Writer};
 use super::{
-    Counts, Fate, Held, Job, JobId, Known, Limits, May, NewJob, Operation, Outbox, PutError, Receipt, Retry, Settled,
-    Settlement, Stamp,
+    Counts, Fate, Held, Job, JobId, Known, LONGEST_WAIT, Limits, May, NewJob, Operation, Outbox, PutError, Receipt,
+    Retry, Settled, Settlement, Stamp,
 };
 use crate::clock::Clock;
 
@@ -173,7 +173,9 @@ fn take_up(store: &mut Store, queue: &mut Queue, repeats: Duration, times: &Time
             }
         };
         // A pause of our own making is over with the process; one that a vendor named is kept.
-        let due = row.due.filter(|due| row.told && *due > times.wall()).map(|due| times.instant_of(due));
+        // The clock may have been set back since.
+        let told = |due| times.instant_of(due).min(times.instant_of(times.wall()) + LONGEST_WAIT);
+        let due = row.due.filter(|due| row.told && *due > times.wall()).map(told);
         let placed = queue.restore(Incoming { id: row.id, new, bytes: row.bytes, attempts: row.attempts, due });
         left.needless.extend(placed.replaced);
         if placed.fate != Fate::Stored {

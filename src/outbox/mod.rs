@@ -37,6 +37,9 @@ use futures::future::BoxFuture;
 
 use crate::compose::State;
 
+/// A wait that a vendor names is honoured up to this long (rule R9).
+pub const LONGEST_WAIT: Duration = Duration::from_secs(65 * 60);
+
 /// What became of one job of a `put`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {

@@ -14,8 +14,8 @@ use herald::clock::{Clock, TurnedClock};
 use herald::compose::{CommitStatus, Notice, Slot, State};
 use herald::matching::gate::Marks;
 use herald::outbox::{
-    Act, Counts, Disputes, DurableOutbox, Fate, Job, Known, Limits, MemoryOutbox, NewJob, Operation, Options, Outbox,
-    PutError, Reader, RepeatKey, Retry, Said, Settled, Settlement, Stamp, Subject,
+    Act, Counts, Disputes, DurableOutbox, Fate, Job, Known, LONGEST_WAIT, Limits, MemoryOutbox, NewJob, Operation,
+    Options, Outbox, PutError, Reader, RepeatKey, Retry, Said, Settled, Settlement, Stamp, Subject,
 };
 use proptest::prelude::*;
 
@@ -574,6 +574,20 @@ fn a_file_that_cannot_be_used_just_now_is_left_as_it_is() {
         fs::remove_file(in_the_way).expect("it is there");
     }
     assert_eq!(open(&path, &clock).counts().held, 1, "what waited in it goes on");
+}
+
+#[test]
+fn no_wait_is_longer_after_a_restart_than_a_vendor_may_ask_for() {
+    let (_dir, clock, path) = place();
+    let outbox = open(&path, &clock);
+    block_on(outbox.put(vec![new_job(status(1), 1, clock.now())])).expect("there is room");
+    let job = outbox.claim(clock.now(), 1).pop().expect("it waits");
+    // As it looks when the wall clock was set back meanwhile.
+    let pause = Duration::from_secs(10 * 24 * 3600);
+    outbox.settle(&job, clock.now(), Settlement::Retry(Retry { pause, told: true, why: "429".into() }));
+    block_on(outbox.finish());
+    drop(outbox);
+    assert_eq!(open(&path, &clock).next_due(), Some(clock.now() + LONGEST_WAIT));
 }
 
 /// Panics when it is asked by a thread of this name, once it is told to.

@@ -13,7 +13,7 @@ use crate::outbound::SendError;
 const MOST_PER_HOST: usize = 128;
 
 /// Jobs under way at a host that did not answer yet, or failed lately; each answer makes room for one
-/// more. As many as one Provider may have, so that forty that hang at once leave room for others too.
+/// more. Half of what one Provider may have, so that forty that hang at once leave room for others too.
 const FIRST_PER_HOST: usize = 8;
 
 /// A host fails when this much speaks against it in a row: three requests that brought no answer or
