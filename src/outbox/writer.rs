@@ -24,12 +24,12 @@ use crate::compose::Notice;
 /// Calls that share one transaction at most: what keeps the first of them from waiting for ever.
 const BATCH: usize = 2048;
 
-/// How long callers are waited for that shared the last transactions and are likely to come again, before
-/// it is looked whether most of them came: as long as the sync they spare, but no longer than this.
-const AGAIN: Duration = Duration::from_millis(1);
+/// How often it is looked whether callers came again that shared the last transactions, and how long between
+/// two looks at most: altogether as long as the sync that they spare, or a little longer.
+const LOOKS: usize = 6;
 
-/// How often it is looked for them at most.
-const LOOKS: usize = 3;
+/// See [`LOOKS`].
+const BETWEEN_LOOKS: Duration = Duration::from_micros(500);
 
 /// How often what nobody waits for is written, and the file is looked at for wishes of operators. What
 /// ended in that time is written at once: jobs that came one after the other go in one sweep.
@@ -173,7 +173,7 @@ impl Writer {
             batch.extend(calls.try_iter().take(BATCH));
             let mut looks = 0;
             while !batch.is_empty() && batch.len() < likely - likely / 8 && looks < LOOKS {
-                std::thread::sleep(took.min(AGAIN));
+                std::thread::sleep((took / 4).min(BETWEEN_LOOKS));
                 batch.extend(calls.try_iter().take(BATCH));
                 looks += 1;
             }
