@@ -182,7 +182,9 @@ impl Replicas {
         let all = watcher::Config::default().labels(LABEL);
         let mut stream = watcher::watcher(self.api.clone(), all).default_backoff().boxed();
         let mut look = tokio::time::interval(Duration::from_secs(1));
-        let (mut listed, mut forbidden, mut lost, mut told) = (false, false, false, true);
+        // A watch that breaks goes on where it was, mostly, with nothing listed anew; what it then shows is in
+        // order, so nothing before it is missing. It shows our own sign of life if nothing else.
+        let (mut sees, mut said, mut lost, mut told) = (false, false, false, true);
         let mut names = BTreeSet::new();
         loop {
             tokio::select! {
@@ -195,27 +197,31 @@ impl Replicas {
                     }
                     Ok(Event::InitDone) => {
                         self.known.lock().listed(&names);
-                        listed = true;
+                        (sees, said) = (true, false);
                     }
-                    Ok(Event::Apply(lease)) => self.saw(&lease),
+                    Ok(Event::Apply(lease)) => {
+                        self.saw(&lease);
+                        (sees, said) = (true, false);
+                    }
                     Ok(Event::Delete(lease)) => {
                         self.known.lock().signs.remove(&lease.name_any());
+                        (sees, said) = (true, false);
                     }
                     Err(error) => {
-                        if !std::mem::replace(&mut forbidden, true) {
+                        if !std::mem::replace(&mut said, true) {
                             tracing::warn!(
                                 logger = "replicas", %error,
                                 "other replicas cannot be seen: every status is read at the vendor before it is decided"
                             );
                         }
-                        listed = false;
+                        sees = false;
                     }
                 },
             }
             let now = self.clock.now();
             let (company, gone) = {
                 let mut known = self.known.lock();
-                (known.company(now) || !listed, known.own.is_some() && known.lost(now))
+                (known.company(now) || !sees, known.own.is_some() && known.lost(now))
             };
             if gone && !std::mem::replace(&mut lost, gone) {
                 tracing::warn!(

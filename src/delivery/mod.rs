@@ -29,7 +29,7 @@ use self::budget::{Pass, Ticket};
 use self::listings::Listings;
 use self::places::Places;
 use self::report::{Telling, Why};
-use self::resolve::Resolver;
+use self::resolve::{ResolveError, Resolver};
 use self::troubles::Troubles;
 pub use self::verdict::{Scope, Verdict, verdict};
 use crate::clock::Clock;
@@ -38,7 +38,7 @@ use crate::ops::metrics::{Metrics, Outcome};
 use crate::outbound::SendError;
 use crate::outbox::{Act, Job, JobId, NewJob, Operation, Outbox, Retry, Settled, Settlement};
 use crate::vendors::{self, Service};
-use crate::view::View;
+use crate::view::{ProviderView, View};
 
 /// Requests under way at once, over all Providers: what a small pod's memory and sockets bear.
 const MAX_UNDER_WAY: usize = 512;
@@ -335,10 +335,15 @@ impl Inner {
                 return claims.into_iter().zip(tickets).collect();
             }
             for view in unresolved {
-                let _ = self.resolver.ready(&view);
+                let _ = self.ready(&view);
                 self.outbox.release(&view.provider.meta.uid);
             }
         }
+    }
+
+    /// What a Provider says things by.
+    fn ready(&self, view: &ProviderView) -> Result<(Arc<Service>, Arc<Pass>), ResolveError> {
+        self.resolver.ready(view, || self.view.provider(&view.provider.meta.key).is_some())
     }
 
     /// Whether something may become of a Provider's jobs by then. Where nothing has to go out, it does.
@@ -355,7 +360,7 @@ impl Inner {
         }
         let now = self.clock.now();
         restored.retain(|(provider, until)| {
-            let ready = self.view.provider_by_uid(provider).and_then(|view| self.resolver.ready(&view).ok());
+            let ready = self.view.provider_by_uid(provider).and_then(|view| self.ready(&view).ok());
             ready.as_ref().inspect(|(_, pass)| pass.wait(*until));
             ready.is_none() && *until > now
         });
@@ -369,7 +374,7 @@ impl Inner {
         if view.provider.spec.suspend {
             return Try::Again { pause: verdict::parked(job.attempts), told: false, why: Why::suspended() };
         }
-        let (service, pass) = match self.resolver.ready(&view) {
+        let (service, pass) = match self.ready(&view) {
             Ok(ready) => ready,
             Err(error) => return self.again(job, verdict::parked(job.attempts), false, Why::resolving(error)),
         };
@@ -472,7 +477,7 @@ impl Inner {
         if view.provider.spec.suspend {
             return Some(Why::suspended());
         }
-        match self.resolver.ready(&view) {
+        match self.ready(&view) {
             Ok((_, pass)) => pass.held_by().map(|error| Why::sent(&error)),
             Err(error) => Some(Why::resolving(error)),
         }

@@ -97,13 +97,18 @@ impl Resolver {
         Self { clients: Clients::default(), clock, bitbucket_api, budget, identities, resolved: Mutex::default() }
     }
 
-    /// The service of a Provider as it is now.
-    pub fn resolve(&self, view: &ProviderView) -> Resolved {
-        self.ready(view).map(|(service, _)| service)
+    /// The service of a Provider as it is now. Nothing of it is kept when `is_there` says that it is gone:
+    /// the view may be older than [`Resolver::forget`].
+    pub fn resolve(&self, view: &ProviderView, is_there: impl FnOnce() -> bool) -> Resolved {
+        self.ready(view, is_there).map(|(service, _)| service)
     }
 
     /// The same, with its part in the budgets.
-    pub(super) fn ready(&self, view: &ProviderView) -> Result<(Arc<Service>, Arc<Pass>), ResolveError> {
+    pub(super) fn ready(
+        &self,
+        view: &ProviderView,
+        is_there: impl FnOnce() -> bool,
+    ) -> Result<(Arc<Service>, Arc<Pass>), ResolveError> {
         let key = &view.provider.meta.key;
         if let Some(kept) = self.resolved.lock().get(key)
             && kept.version == view.version
@@ -112,6 +117,10 @@ impl Resolver {
         }
         let ready = self.build(view).map(|(service, pass)| (Arc::new(service), pass));
         self.resolved.lock().insert(key.clone(), Kept { version: view.version, ready: ready.clone() });
+        // Asked afterwards, so that whoever removes it comes either before this or after the above.
+        if !is_there() {
+            self.forget(key);
+        }
         ready
     }
 
@@ -658,6 +667,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn nothing_is_kept_of_a_provider_that_went_meanwhile() {
+        let resolver = resolver(None);
+        let hook = of_team("a", json!({"type": "generic", "address": "https://hooks.example.org"}), None);
+        resolver.resolve(&hook, || true).expect("it resolves");
+        assert!(resolver.pass(&hook).is_some());
+        resolver.forget(&hook.provider.meta.key);
+        resolver.resolve(&hook, || false).expect("whoever has the view may use it");
+        assert!(resolver.pass(&hook).is_none());
+    }
+
     /// spec/auth.md 1 and 3: what wins over what.
     #[test]
     fn what_nothing_is_made_of_is_told() {
@@ -767,7 +787,7 @@ mod tests {
 
     /// Whether a refusal of the credential of the first Provider holds back what the second says.
     fn share(resolver: &Resolver, one: &ProviderView, other: &ProviderView) -> bool {
-        let pass = |view| resolver.ready(view).map(|(_, pass)| pass).expect("it resolves");
+        let pass = |view| resolver.ready(view, || true).map(|(_, pass)| pass).expect("it resolves");
         let (one, other) = (pass(one), pass(other));
         let refusal = SendError::Status { status: StatusCode::UNAUTHORIZED, retry_after: None, body: String::new() };
         one.note(&refusal).expect("it is parked");

@@ -66,6 +66,11 @@ impl Inner {
         if !self.telling.troubles.sharing.note([(uid.clone(), new.provider.clone()), (before.clone(), other.clone())]) {
             return;
         }
+        // Asked afterwards: who went since the view was taken was forgotten before it was noted.
+        if let Some(gone) = [uid, before].into_iter().find(|uid| self.view.provider_by_uid(uid).is_none()) {
+            self.forget_sharing(gone);
+            return;
+        }
         tracing::warn!(
             logger = "delivery",
             controllerKind = "Provider",

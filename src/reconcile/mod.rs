@@ -213,7 +213,7 @@ impl Reconciler {
         match object.kind {
             ObjectKind::Provider => {
                 let view = self.stores.provider(&object.key)?;
-                let resolved = self.resolver.resolve(&view);
+                let resolved = self.resolve(&view);
                 let trouble = self.trouble(object, Some(&view));
                 let shares = self.troubles.sharing.shares(&view.provider.meta.uid);
                 known(&resolved).then(|| provider::conditions(&view, &resolved, trouble.as_ref(), shares))
@@ -221,7 +221,7 @@ impl Reconciler {
             ObjectKind::Alert => {
                 let alert = self.stores.index.get(&object.key)?;
                 let view = self.stores.provider(&alert.provider);
-                let resolved = view.as_ref().map(|view| self.resolver.resolve(view));
+                let resolved = view.as_ref().map(|view| self.resolve(view));
                 let reach = |source: &Source| self.stores.labels.reach(&source.kind, &source.namespace);
                 let all_known = resolved.as_ref().is_none_or(known)
                     && !alert.selected_by_label().any(|source| reach(source) == Reach::Syncing);
@@ -229,6 +229,10 @@ impl Reconciler {
                 all_known.then(|| alert::conditions(&alert, resolved.as_ref(), trouble.as_ref(), reach))
             }
         }
+    }
+
+    fn resolve(&self, view: &ProviderView) -> Resolved {
+        self.resolver.resolve(view, || self.stores.provider(&view.provider.meta.key).is_some())
     }
 
     /// What deliveries through this Provider meet with.

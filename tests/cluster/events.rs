@@ -304,7 +304,7 @@ async fn the_leader_tells_and_no_other() {
     let forge = forge().await;
     space.told_at("git", &repository(&forge)).await;
     let flags = ["--enable-leader-election", "--leader-election-retry-period=100ms"];
-    let connection = || Connection { client: space.client.clone(), host: "api.invalid:6443".into() };
+    let connection = || Connection { host: "api.invalid:6443".into(), ..space.client.clone().into() };
     let leader = space.herald_with(connection(), &flags).await;
     space.in_order("Alert", "git").await;
     let other = space.herald_with(connection(), &flags).await;

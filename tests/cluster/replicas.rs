@@ -16,7 +16,7 @@ use super::support::clock::Ahead;
 use super::support::flux::{FluxEvent, alert, kustomization_event, provider, secret, sha};
 use super::support::forge::Forge;
 use super::support::wait;
-use super::{Space, forge, in_namespace};
+use super::{Log, Space, forge, in_namespace};
 
 impl Space<'_> {
     fn told(&self, state: &str, version: u64) -> FluxEvent {
@@ -127,6 +127,25 @@ async fn who_cannot_give_signs_of_life_does_not_trust_its_memory() {
     herald.idle().await;
     assert_eq!((forge.reads(), forge.writes()), (reads + 1, writes), "it looked, and there was nothing to write");
     gate.door.send_replace(Door::Open);
+    herald.stop().await;
+}
+
+/// The watch goes on where it was, with nothing listed anew; our own signs of life come by it again.
+#[tokio::test]
+async fn a_watch_that_breaks_is_not_trusted_until_it_shows_something_again() {
+    let (log, _guard) = Log::start();
+    let space = Space::new("replicas").await;
+    let gate = Gate::before(&space.api.url).await;
+    let herald = space.herald_as(gate.client(space.api).await).await;
+    trusts(&herald, true).await;
+    for outage in 1..=2 {
+        gate.door.send_replace(Door::Shut);
+        trusts(&herald, false).await;
+        gate.door.send_replace(Door::Open);
+        // The first try comes after a second or so, the sign of life within ten.
+        trusts_within(Duration::from_secs(40), &herald, true).await;
+        assert_eq!(log.lines(&["WARN", "other replicas cannot be seen"]).len(), outage);
+    }
     herald.stop().await;
 }
 

@@ -464,12 +464,13 @@ async fn an_outage_of_the_api_server_loses_no_event_and_no_change() {
 async fn a_request_to_a_silent_api_server_ends() {
     let space = Space::new("silent").await;
     let gate = Gate::before(&space.api.url).await;
-    let connection: Connection = gate.client(space.api).await.into();
+    let patience = Duration::from_secs(3);
+    let connection = Connection { patience, ..gate.client(space.api).await.into() };
     let client = connection.counted(Arc::new(Metrics::new(false)));
     client.apiserver_version().await.expect("it answers");
     gate.door.send_replace(Door::Silent);
-    let asked = tokio::time::timeout(Duration::from_secs(75), client.apiserver_version()).await;
-    asked.expect("an end within the time the API server has itself").expect_err("it did not answer");
+    let asked = tokio::time::timeout(super::DEADLINE, client.apiserver_version()).await;
+    asked.expect("an end").expect_err("it did not answer");
 }
 
 #[tokio::test]

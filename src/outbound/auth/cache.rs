@@ -47,7 +47,8 @@ pub struct User {
     misses: AtomicU64,
 }
 
-/// How often a Provider asked for a token since it has an identity.
+/// How often a Provider asked for a token since it has an identity. A try that a wait at the vendor
+/// kept from the issuer counts as neither.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uses {
     /// The Provider's; empty for those that are counted together.
@@ -137,7 +138,8 @@ impl Tokens {
     }
 
     /// How often whoever asked got a token that is kept or was just made, and how often not: the
-    /// issuer gave none, even where one of before could still be used.
+    /// issuer gave none, even where one of before could still be used. A try that a wait at the vendor
+    /// kept from the issuer counts as neither.
     pub fn requests(&self) -> (u64, u64) {
         (self.given.load(Ordering::Relaxed), self.denied.load(Ordering::Relaxed))
     }
@@ -192,6 +194,10 @@ impl Tokens {
             }
         }
         let issued = issue.await;
+        if let Err(held @ SendError::Held { .. }) = issued {
+            // A wait of this caller's account, which says nothing of the token: the next one asks itself.
+            return Err(held);
+        }
         let made = issued.is_ok();
         let authorization = self.keep(slot, issued);
         self.count(&user.misses, made && authorization.is_ok());
@@ -351,6 +357,29 @@ mod tests {
         assert!(all.iter().all(|failed| *failed == Err(SendError::Timeout)));
         assert_eq!(issuer.asked.load(Ordering::SeqCst), 2, "one for each identity");
         assert_eq!(issuer.get(&other, HOUR).await.expect("who comes later asks again"), "Bearer 3");
+    }
+
+    /// Two Providers may have one App and accounts of their own, of which one waits.
+    #[tokio::test]
+    async fn a_wait_of_one_is_not_that_of_the_others() {
+        let issuer = Issuer::new(100, HOUR);
+        let slot = issuer.tokens.slot([1; 32]);
+        let waits = issuer.tokens.user("apps", "waits");
+        let held = || SendError::Held {
+            pause: Duration::from_secs(60),
+            told: true,
+            because: Box::new(SendError::AskedToWait),
+        };
+        let issue = async {
+            tokio::task::yield_now().await;
+            Err(held())
+        };
+        let (first, second) = tokio::join!(issuer.tokens.get(&slot, &waits, issue), issuer.get(&slot, HOUR));
+        assert_eq!(first, Err(held()));
+        assert_eq!(second.expect("it waits for nothing"), "Bearer 1");
+        let counts = |user: &User| (user.hits.load(Ordering::SeqCst), user.misses.load(Ordering::SeqCst));
+        assert_eq!((counts(&waits), counts(&issuer.user)), ((0, 0), (0, 1)));
+        assert_eq!(issuer.tokens.requests(), (1, 0));
     }
 
     #[tokio::test]
