@@ -296,7 +296,7 @@ impl Inner {
     /// wants to be left alone.
     fn retry(&self, job: JobId) {
         let Some(provider) = self.outbox.retry(job) else { return };
-        let ready = self.view.provider_by_uid(&provider).and_then(|view| self.resolver.ready(&view).ok());
+        let ready = self.view.provider_by_uid(&provider).and_then(|view| self.ready(&view).ok());
         ready.inspect(|(_, pass)| pass.try_refused());
         // It may have been claimed, and put off for its refusal, before that was so.
         self.outbox.retry(job);

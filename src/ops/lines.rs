@@ -13,6 +13,9 @@ use tracing_subscriber::fmt::MakeWriter;
 /// How long a line waits for others. What is wrong waits for none.
 const LINGER: Duration = Duration::from_millis(20);
 
+/// Bytes that are worth a write of their own.
+const ENOUGH: usize = 64 << 10;
+
 /// Bytes that wait at most; lines past that are counted and left out.
 const MAX_WAITING: usize = 4 << 20;
 
@@ -60,6 +63,7 @@ impl Lines {
     }
 
     fn write_to(self, mut out: impl Write) {
+        let mut bytes = Vec::with_capacity(ENOUGH);
         loop {
             let mut waiting = self.0.waiting.lock();
             while waiting.bytes.is_empty() && !waiting.ended {
@@ -71,12 +75,14 @@ impl Lines {
             if !waiting.urgent && !waiting.ended {
                 self.0.there.wait_for(&mut waiting, LINGER);
             }
-            let bytes = std::mem::take(&mut waiting.bytes);
+            std::mem::swap(&mut bytes, &mut waiting.bytes);
             let left_out = std::mem::take(&mut waiting.left_out);
             waiting.urgent = false;
             drop(waiting);
             // There is nowhere to say that nothing can be said.
             let _ = out.write_all(&bytes).and_then(|()| out.flush());
+            bytes.clear();
+            bytes.shrink_to(ENOUGH);
             if left_out > 0 {
                 tracing::warn!(logger = "log", lines = left_out, "the log was read too slowly; lines were left out");
             }
@@ -89,7 +95,8 @@ impl Lines {
             waiting.left_out += 1;
             return;
         }
-        let wakes = waiting.bytes.is_empty() || urgent;
+        let urgent = urgent || waiting.bytes.len() >= ENOUGH;
+        let wakes = waiting.bytes.is_empty() || (urgent && !waiting.urgent);
         waiting.bytes.extend_from_slice(line);
         waiting.urgent |= urgent;
         drop(waiting);
