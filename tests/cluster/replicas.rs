@@ -31,7 +31,7 @@ impl Space<'_> {
         self.apply(&alert("git", "git")).await;
     }
 
-    async fn signs(&self) -> Vec<Lease> {
+    pub async fn signs(&self) -> Vec<Lease> {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.name);
         let replicas = leases.list(&ListParams::default().labels("herald.sh/replica")).await;
         replicas.expect("the API server answers").items

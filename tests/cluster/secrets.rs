@@ -364,6 +364,11 @@ async fn a_thousand_secrets_need_few_connections_and_an_event_asks_nothing() {
     }
     println!("all healthy after {:?}", started.elapsed());
 
+    // Of itself Herald renews its sign of life, every ten seconds: the next is that far away.
+    let renewed =
+        async || space.signs().await.iter().map(|sign| sign.metadata.resource_version.clone()).collect::<Vec<_>>();
+    let before = renewed().await;
+    wait::until(super::DEADLINE, "the sign of life", || async { (renewed().await != before).then_some(()) }).await;
     // The last writes may still be on their way to an answer.
     let mut looks = Vec::new();
     wait::until(super::DEADLINE, "Herald to have nothing to ask", || {
