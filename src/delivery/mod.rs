@@ -16,7 +16,7 @@ pub mod troubles;
 mod verdict;
 
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -255,8 +255,7 @@ impl Delivery {
         let wrote = AtomicBool::new(false);
         let tried = AssertUnwindSafe(inner.attempt(&job, ticket.as_ref(), &wrote)).catch_unwind();
         let ended = tried.await.unwrap_or_else(|_| {
-            let view = inner.view.provider_by_uid(job.new.subject.provider());
-            inner.metrics.delivery_panic(view.map_or("", |view| vendors::label(&view.provider.spec.kind)));
+            inner.panicked(&job);
             let why = Why::new("DeliveryFailed", "a bug in Herald: the delivery panicked; please report it");
             if job.attempts + 1 < PANIC_TRIES {
                 Try::Again { pause: verdict::backoff(job.attempts), told: false, why }
@@ -265,7 +264,10 @@ impl Delivery {
             }
         });
         let parked = matches!(ended, Try::Again { told: false, .. });
-        inner.conclude(&job, ended);
+        if catch_unwind(AssertUnwindSafe(|| inner.conclude(&job, ended))).is_err() {
+            // What was lent to the job is given back all the same.
+            inner.panicked(&job);
+        }
         if inner.provider_version(&job) != before {
             // It changed during the try, and the change could wake only what was waiting then.
             inner.changed(job.new.subject.provider());
@@ -285,6 +287,12 @@ impl Delivery {
 }
 
 impl Inner {
+    /// Counts a panic that was caught; it was printed when it happened.
+    fn panicked(&self, job: &Job) {
+        let view = self.view.provider_by_uid(job.new.subject.provider());
+        self.metrics.delivery_panic(view.map_or("", |view| vendors::label(&view.provider.spec.kind)));
+    }
+
     /// A Provider or a Secret of it is another one: what waits for that is tried now, also where it was
     /// another Provider that was refused.
     fn changed(&self, provider: &str) {

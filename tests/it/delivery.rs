@@ -336,6 +336,22 @@ impl io::Write for Trap {
     }
 }
 
+/// The same where the end of a try is told of.
+#[tokio::test]
+async fn a_panic_at_the_end_of_a_delivery_is_counted_and_takes_nothing_along() {
+    LazyLock::force(&SECOND);
+    let trap = Trap { words: "notification delivered", left: Arc::new(1.into()) };
+    let log = trap.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || log.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let scene = Scene::of("github").await;
+    scene.tell((1..=3).map(|number| kustomization_event("web", &sha(number)))).await;
+    assert_eq!((trap.left.load(Ordering::SeqCst), scene.ended(Outcome::Delivered)), (0, 3));
+    let metrics = scene.herald.metrics().await;
+    assert!(metrics.contains("herald_delivery_panics_total{type=\"github\"} 1\n"), "{metrics}");
+    scene.end(3, 3).await;
+}
+
 /// Whatever panics in a try, as a line does here that the try logs, hurts no other.
 #[tokio::test]
 async fn a_panic_in_one_delivery_is_counted_and_hurts_that_alone() {
