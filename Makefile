@@ -32,7 +32,7 @@ test-fast: ## The tests that need no server: inline, in-process, layout
 	cargo test --locked --lib --test it --test forge --test layout
 
 .PHONY: torture
-torture: ## The short tests of loss and order in full: 10,000 changes, ten minutes of faults, kills, outages (15 minutes)
+torture: ## The short tests of loss and order in full: 10,000 changes, ten minutes of faults, kills, refusals, outages (20 minutes)
 	HERALD_TORTURE=long cargo test --locked --test torture -- --nocapture --test-threads=2
 	HERALD_TORTURE=long cargo test --locked --test parity outage -- --nocapture
 

@@ -247,7 +247,8 @@ async fn an_outage_leaves_no_wrong_colour() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_refused_and_is_mended_has_no_wrong_colour() {
-    let (objects, changes_each, seconds) = if long() { (500, 20, 600) } else { (300, 2, 20) };
+    // Shorter than the ten minutes after which a canary finds out that all was mended.
+    let (objects, changes_each, seconds) = if long() { (500, 20, 300) } else { (300, 2, 20) };
     let lasting = Duration::from_secs(seconds);
     endure(Form { objects, changes_each, lasting, faults: refusals, kills: false, mend: mended }).await;
 }
