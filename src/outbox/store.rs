@@ -143,10 +143,6 @@ pub(super) struct Store {
 /// The most the write-ahead log is let grow before its pages go into the file.
 const LOG_BYTES: u64 = 16 << 20;
 
-/// Pages in the log at which they go into the file: a page that is written many times, as those of jobs
-/// are, is then copied once. With what one transaction adds this stays below [`LOG_BYTES`].
-const LOG_PAGES: u32 = 3000;
-
 /// How long a writer waits for an operator's command to get out of the way.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -177,7 +173,6 @@ impl Store {
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         }
         transaction.commit()?;
-        connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
         connection.set_prepared_statement_cache_capacity(16);
         Ok(Self { connection, synced: true })
     }
