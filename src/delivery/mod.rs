@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 use self::budget::{Pass, Ticket};
 use self::listings::Listings;
 use self::places::Places;
-use self::report::{Telling, Why};
+use self::report::{Telling, Why, about_provider};
 use self::resolve::{ResolveError, Resolver};
 use self::troubles::Troubles;
 pub use self::verdict::{Scope, Verdict, verdict};
@@ -37,7 +37,7 @@ use crate::compose::{Notice, text};
 use crate::ops::metrics::{Metrics, Outcome};
 use crate::outbound::SendError;
 use crate::outbox::{Act, Job, JobId, NewJob, Operation, Outbox, Retry, Settled, Settlement};
-use crate::vendors::{self, Service};
+use crate::vendors::Service;
 use crate::view::{ProviderView, View};
 
 /// Requests under way at once, over all Providers: what a small pod's memory and sockets bear.
@@ -289,8 +289,7 @@ impl Delivery {
 impl Inner {
     /// Counts a panic that was caught; it was printed when it happened.
     fn panicked(&self, job: &Job) {
-        let view = self.view.provider_by_uid(job.new.subject.provider());
-        self.metrics.delivery_panic(view.map_or("", |view| vendors::label(&view.provider.spec.kind)));
+        self.metrics.delivery_panic(self.kind(job));
     }
 
     /// A Provider or a Secret of it is another one: what waits for that is tried now, also where it was
@@ -422,12 +421,9 @@ impl Inner {
         let Some((until, because)) = pass.unsaved_wait() else { return };
         let new = &job.new;
         self.outbox.wait(new.subject.provider(), until);
-        tracing::warn!(
-            logger = "delivery",
-            controllerKind = "Provider",
-            "reconciler kind" = "AlertProvider",
-            name = %new.provider.name,
-            namespace = %new.provider.namespace,
+        about_provider!(
+            warn,
+            new.provider,
             seconds = until.saturating_duration_since(self.clock.now()).as_secs(),
             reason = Why::sent(&because).reason,
             "the vendor asks to wait: nothing is sent with this credential meanwhile"

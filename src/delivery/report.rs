@@ -166,13 +166,33 @@ macro_rules! about_alert {
     };
 }
 
+/// A line about a Provider, with the fields that `flux logs --kind=AlertProvider` finds it by.
+macro_rules! about_provider {
+    ($level:ident, $key:expr, $($rest:tt)+) => {
+        tracing::$level!(
+            logger = "delivery",
+            controllerKind = "Provider",
+            "reconciler kind" = "AlertProvider",
+            name = %$key.name,
+            namespace = %$key.namespace,
+            $($rest)+
+        )
+    };
+}
+pub(super) use about_provider;
+
 impl Inner {
+    /// The type of a job's Provider, as a label of metrics.
+    pub(super) fn kind(&self, job: &Job) -> &'static str {
+        let view = self.view.provider_by_uid(job.new.subject.provider());
+        view.map_or("", |view| vendors::label(&view.provider.spec.kind))
+    }
+
     /// The job is over; `why` when it failed.
     pub(super) fn report(&self, job: &Job, outcome: Outcome, why: Option<&Why>) {
         let new = &job.new;
         let now = self.clock.now();
-        let view = self.view.provider_by_uid(new.subject.provider());
-        let kind = view.map_or("", |view| vendors::label(&view.provider.spec.kind));
+        let kind = self.kind(job);
         let took = now.saturating_duration_since(new.stamp.arrived);
         self.metrics.notification(outcome, kind);
         if outcome == Outcome::Delivered {
@@ -257,12 +277,9 @@ impl Inner {
             return;
         }
         if let Some(unsaid) = self.telling.quiet.admit(About::Provider(new.provider.clone()), why.reason, now) {
-            tracing::error!(
-                logger = "delivery",
-                controllerKind = "Provider",
-                "reconciler kind" = "AlertProvider",
-                name = %new.provider.name,
-                namespace = %new.provider.namespace,
+            about_provider!(
+                error,
+                new.provider,
                 object = %new.object,
                 reason = why.reason,
                 notLogged = unsaid,
@@ -284,17 +301,7 @@ impl Inner {
         for (about, reason, count) in self.telling.quiet.unsaid(self.clock.now()) {
             // An Alert has a line for each end of its own.
             let About::Provider(key) = about else { continue };
-            tracing::error!(
-                logger = "delivery",
-                controllerKind = "Provider",
-                "reconciler kind" = "AlertProvider",
-                name = %key.name,
-                namespace = %key.namespace,
-                reason,
-                notLogged = count,
-                error = "the same as before",
-                "deliveries failed"
-            );
+            about_provider!(error, key, reason, notLogged = count, error = "the same as before", "deliveries failed");
         }
     }
 
@@ -303,12 +310,9 @@ impl Inner {
         let Some(stood) = self.telling.troubles.worked(|| abouts(new)) else { return };
         let about = About::Provider(new.provider.clone());
         let Some(unsaid) = self.telling.quiet.admit(about, WORKS, self.clock.now()) else { return };
-        tracing::info!(
-            logger = "delivery",
-            controllerKind = "Provider",
-            "reconciler kind" = "AlertProvider",
-            name = %new.provider.name,
-            namespace = %new.provider.namespace,
+        about_provider!(
+            info,
+            new.provider,
             reason = stood.reason,
             failures = stood.count,
             notLogged = unsaid,

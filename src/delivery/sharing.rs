@@ -8,6 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Inner;
+use super::report::about_provider;
 use super::troubles::About;
 use crate::api::Key;
 use crate::outbox::Job;
@@ -71,12 +72,9 @@ impl Inner {
             self.forget_sharing(gone);
             return;
         }
-        tracing::warn!(
-            logger = "delivery",
-            controllerKind = "Provider",
-            "reconciler kind" = "AlertProvider",
-            name = %new.provider.name,
-            namespace = %new.provider.namespace,
+        about_provider!(
+            warn,
+            new.provider,
             other = %other,
             object = %new.object,
             "two Providers write the same commit statuses; give them names of their own with commitStatusExpr"

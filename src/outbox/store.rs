@@ -128,6 +128,11 @@ pub(super) fn is_bad(error: &rusqlite::Error) -> bool {
     }
 }
 
+/// Whether there is no room for what is to be written.
+pub(super) fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+}
+
 /// Whether an error of opening a file says that this one can never be used.
 pub(super) fn is_unusable(error: &anyhow::Error) -> bool {
     error.is::<Unusable>() || error.downcast_ref().is_some_and(is_bad)

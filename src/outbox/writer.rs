@@ -10,7 +10,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rusqlite::ErrorCode;
 use tokio::sync::{Notify, oneshot};
 
 use super::file::{self, Lock};
@@ -257,10 +256,11 @@ impl Writer {
 
     /// Writes, with what can be done when there is no room.
     fn try_to_write(&mut self, records: &[&Vec<u8>]) -> Result<(), PutError> {
-        let is_full = |written: &rusqlite::Result<()>| matches!(written, Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull));
         let ends = !self.backlog.is_empty();
         let mut written = self.write(records);
-        if is_full(&written) && matches!(self.store.forget_oldest(ROWS_FOR_ROOM), Ok(forgotten) if forgotten > 0) {
+        if written.as_ref().is_err_and(store::is_full)
+            && matches!(self.store.forget_oldest(ROWS_FOR_ROOM), Ok(forgotten) if forgotten > 0)
+        {
             written = self.write(records);
         }
         self.note(&written);
@@ -268,10 +268,8 @@ impl Writer {
             written = self.write(records);
             self.note(&written);
         }
-        let answer = written.map_err(|error| match error.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => PutError::Full,
-            _ => PutError::Unwritable,
-        });
+        let answer =
+            written.map_err(|error| if store::is_full(&error) { PutError::Full } else { PutError::Unwritable });
         self.failing = answer.err().map(|error| (error, self.shared.clock.now() + PAUSE));
         if answer == Err(PutError::Full) && ends && !records.is_empty() && self.write(&[]).is_ok() {
             // What ended makes room for what comes next.
@@ -330,8 +328,7 @@ impl Writer {
     /// Says once when writing begins to fail, and once when it works again; a file that went bad
     /// under our hands is replaced by one made from what is in memory.
     fn note(&mut self, written: &rusqlite::Result<()>) {
-        let full = matches!(written, Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull));
-        self.shared.writes.store(written.is_ok() || full, Ordering::Relaxed);
+        self.shared.writes.store(written.as_ref().err().is_none_or(store::is_full), Ordering::Relaxed);
         let path = self.path.display();
         match written {
             Ok(()) => {

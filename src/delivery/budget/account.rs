@@ -241,21 +241,20 @@ impl Account {
 
     /// See [`super::Pass::held`].
     pub fn held(&self, repository: &Arc<str>, now: Instant) -> Option<SendError> {
-        let scopes = scopes(repository);
-        let refusal = scopes.iter().filter_map(|scope| self.refusals.get(scope));
-        let mut pauses = refusal.map(|refusal| {
-            let left = |until: Instant| until.saturating_duration_since(now);
-            (refusal, refusal.until.map_or(LOOK, left))
-        });
-        let (refusal, pause) = pauses.find(|(_, pause)| !pause.is_zero())?;
+        let refusal = self.refusal_past(repository, now)?;
+        let pause = refusal.until.map_or(LOOK, |until| until - now);
         Some(SendError::Held { pause, told: false, because: Box::new(refusal.because.clone()) })
     }
 
     /// Whether nothing of the like may be tried by then.
     pub fn refuses(&self, repository: &Arc<str>, by: Instant) -> bool {
-        let scopes = scopes(repository);
-        let mut refusals = scopes.iter().filter_map(|scope| self.refusals.get(scope));
-        refusals.any(|refusal| refusal.until.is_none_or(|until| until > by))
+        self.refusal_past(repository, by).is_some()
+    }
+
+    /// A refusal of the like that stands for longer than until then.
+    fn refusal_past(&self, repository: &Arc<str>, by: Instant) -> Option<&Refusal> {
+        let mut refusals = scopes(repository).into_iter().filter_map(|scope| self.refusals.get(&scope));
+        refusals.find(|refusal| refusal.until.is_none_or(|until| until > by))
     }
 
     /// Notes what came of a job when that concerns its like; how long these are left alone. Those that
