@@ -784,6 +784,18 @@ async fn overlapping_writes_of_one_status_show() {
 }
 
 #[tokio::test]
+async fn both_protocols_are_spoken() {
+    let desk = Desk::new().await;
+    let newer = Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    for client in [&desk.client, &newer] {
+        let answer = client.post(format!("{}/hook", desk.forge.url())).body("anything").send().await.unwrap();
+        assert_eq!(answer.text().await.unwrap(), "taken\n");
+    }
+    let versions: Vec<_> = desk.forge.requests().iter().map(|request| request.version).collect();
+    assert_eq!(versions, [reqwest::Version::HTTP_11, reqwest::Version::HTTP_2]);
+}
+
+#[tokio::test]
 async fn everything_is_remembered() {
     let desk = Desk::new().await;
     let mut news = desk.forge.subscribe();

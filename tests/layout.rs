@@ -180,7 +180,7 @@ fn modules_know_only_what_they_may() {
 fn pure_modules_do_nothing_but_think() {
     let sources = sources();
     let pure = |source: &Source| ["api", "cel", "view", "matching", "compose"].contains(&source.module.as_str());
-    let world = r"\b(tokio|reqwest|hyper|axum|rusqlite|notify|tracing)::|\bkube::\w+|\bcrate::ops\b|\bstd::(net|process|thread|env)\b|\bSystemTime\b";
+    let world = r"\b(tokio|hyper|hyper_util|axum|rusqlite|notify|tracing)::|\bkube::\w+|\bcrate::ops\b|\bstd::(net|process|thread|env)\b|\bSystemTime\b";
     let wrong: Vec<_> = found(&sources, world)
         .into_iter()
         .filter(|(source, _)| pure(source))
@@ -209,7 +209,7 @@ fn the_kube_client_and_sockets_are_where_they_belong() {
     );
     may(
         "only `outbound` opens connections to vendors",
-        r"\breqwest::|\bTcpStream\b|\bUnixStream\b|\bUdpSocket\b",
+        r"\bhyper(_util)?::client\b|\bhyper_rustls::|\bTcpStream\b|\bUnixStream\b|\bUdpSocket\b",
         &["outbound"],
     );
     may("only `app` and `ingest` listen", r"\bTcpListener\b", &["app", "ingest"]);

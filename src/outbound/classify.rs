@@ -1,6 +1,5 @@
 //! What came of a request that did not work, told by what decides the next step.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
@@ -124,20 +123,34 @@ impl SendError {
     }
 }
 
-impl From<reqwest::Error> for SendError {
-    fn from(error: reqwest::Error) -> Self {
-        if error.is_timeout() {
-            return SendError::Timeout;
-        }
-        let mut source = error.source();
-        while let Some(cause) = source {
-            if let Some(tls) = tls_error(cause) {
-                return SendError::Tls(tls.to_string());
-            }
-            source = cause.source();
-        }
-        if error.is_connect() { SendError::Connect } else { SendError::Broken }
+impl From<tokio::time::error::Elapsed> for SendError {
+    fn from(_: tokio::time::error::Elapsed) -> Self {
+        SendError::Timeout
     }
+}
+
+impl From<hyper_util::client::legacy::Error> for SendError {
+    fn from(error: hyper_util::client::legacy::Error) -> Self {
+        let otherwise = if error.is_connect() { SendError::Connect } else { SendError::Broken };
+        of_causes(&error).unwrap_or(otherwise)
+    }
+}
+
+impl From<hyper::Error> for SendError {
+    fn from(error: hyper::Error) -> Self {
+        of_causes(&error).unwrap_or(SendError::Broken)
+    }
+}
+
+/// What lies behind an error, if that is told apart: TLS, and time.
+fn of_causes(error: &(dyn std::error::Error + 'static)) -> Option<SendError> {
+    std::iter::successors(Some(error), |error| error.source()).find_map(|cause| {
+        if let Some(tls) = tls_error(cause) {
+            return Some(SendError::Tls(tls.to_string()));
+        }
+        let io = cause.downcast_ref::<std::io::Error>()?;
+        (io.kind() == std::io::ErrorKind::TimedOut).then_some(SendError::Timeout)
+    })
 }
 
 /// The TLS error that `cause` is or wraps. An `io::Error` hides what it wraps from `source()`, and

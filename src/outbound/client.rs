@@ -6,8 +6,18 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::header::PROXY_AUTHORIZATION;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper_util::client::legacy;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
+use tokio::time::{Instant, timeout_at};
 
+use super::connect::{Connector, Proxies};
+use super::{SendError, TlsConfig};
 use crate::secret::Secret;
 
 /// Idle connections kept for each host of a client: as many as `delivery` has requests under way
@@ -16,20 +26,6 @@ const IDLE_PER_HOST: usize = 256;
 
 /// How long an idle connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-
-/// How long a connection may take to open.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// TLS settings of one Provider, as PEM text.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TlsConfig {
-    /// Replaces the system's roots.
-    pub ca: Option<Secret>,
-    /// With `ca`: the system's roots count too (`herald.sh/system-roots: append`).
-    pub append_system_roots: bool,
-    /// Client certificate and key.
-    pub identity: Option<(Secret, Secret)>,
-}
 
 /// Why a client cannot be built; in words for a condition.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,13 +47,13 @@ pub enum ClientError {
 /// The clients in use.
 #[derive(Debug, Default)]
 pub struct Clients {
-    pooled: Mutex<HashMap<u64, Weak<reqwest::Client>>>,
+    pooled: Mutex<HashMap<u64, Weak<Client>>>,
 }
 
 impl Clients {
     /// The client for these settings, built when no Target uses it yet. `proxy` of `None` means
     /// the proxy of the environment, if any.
-    pub fn get(&self, tls: &TlsConfig, proxy: Option<&Secret>) -> Result<Arc<reqwest::Client>, ClientError> {
+    pub fn get(&self, tls: &TlsConfig, proxy: Option<&Secret>) -> Result<Arc<Client>, ClientError> {
         let mut hasher = DefaultHasher::new();
         tls.ca.as_ref().map(Secret::expose).hash(&mut hasher);
         tls.append_system_roots.hash(&mut hasher);
@@ -69,45 +65,75 @@ impl Clients {
         if let Some(client) = pooled.get(&key).and_then(Weak::upgrade) {
             return Ok(client);
         }
-        let client = Arc::new(build(tls, proxy)?);
+        let client = Arc::new(Client::new(tls, proxy)?);
         pooled.retain(|_, client| client.strong_count() > 0);
         pooled.insert(key, Arc::downgrade(&client));
         Ok(client)
     }
 }
 
-fn build(tls: &TlsConfig, proxy: Option<&Secret>) -> Result<reqwest::Client, ClientError> {
-    let mut builder = reqwest::Client::builder()
-        .user_agent(concat!("herald/", env!("CARGO_PKG_VERSION")))
-        // Redirects are followed by `Target::send`, which keeps the credential at its host.
-        .redirect(reqwest::redirect::Policy::none())
-        // Retries are `delivery`'s alone.
-        .retry(reqwest::retry::never())
-        .connect_timeout(CONNECT_TIMEOUT)
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(IDLE_PER_HOST);
-    if let Some(ca) = &tls.ca {
-        let certificates =
-            reqwest::Certificate::from_pem_bundle(ca.expose().as_bytes()).map_err(|_| ClientError::Ca)?;
-        if certificates.is_empty() {
-            return Err(ClientError::Ca);
+/// Sends requests on connections it keeps. It follows no redirect, and tries nothing twice that was written to a
+/// connection: the one is [`Target::send`](super::Target::send)'s, the other `delivery`'s alone.
+#[derive(Debug)]
+pub struct Client {
+    http: legacy::Client<Connector, Full<Bytes>>,
+    proxies: Arc<Proxies>,
+}
+
+impl Client {
+    fn new(tls: &TlsConfig, proxy: Option<&Secret>) -> Result<Self, ClientError> {
+        let proxies = Arc::new(proxy.map_or_else(|| Ok(Proxies::of_environment()), Proxies::one)?);
+        let http = legacy::Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_PER_HOST)
+            .build(Connector::new(tls.build()?, proxies.clone()));
+        Ok(Self { http, proxies })
+    }
+
+    /// Sends one request, whose answer is whole within `timeout` or none.
+    pub(super) async fn send(&self, mut request: Request<Full<Bytes>>, timeout: Duration) -> Result<Answer, SendError> {
+        if let Some(authorization) = self.proxies.authorization(request.uri()) {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, authorization);
         }
-        builder = match tls.append_system_roots {
-            true => builder.tls_certs_merge(certificates),
-            false => builder.tls_certs_only(certificates),
-        };
+        let deadline = tokio::time::sleep(timeout).deadline();
+        let answer = timeout_at(deadline, self.http.request(request)).await??;
+        let (head, body) = answer.into_parts();
+        Ok(Answer { status: head.status, headers: head.headers, body, deadline })
     }
-    if let Some((certificate, key)) = &tls.identity {
-        let pem = format!("{}\n{}", key.expose(), certificate.expose());
-        let identity = reqwest::Identity::from_pem(pem.as_bytes()).map_err(|_| ClientError::Identity)?;
-        builder = builder.identity(identity);
+}
+
+/// An answer whose body is still to be read.
+pub(super) struct Answer {
+    /// The status.
+    pub(super) status: StatusCode,
+    /// The headers.
+    pub(super) headers: HeaderMap,
+    body: Incoming,
+    deadline: Instant,
+}
+
+impl Answer {
+    /// Bytes that the body is going to have at least.
+    pub(super) fn length(&self) -> u64 {
+        self.body.size_hint().lower()
     }
-    if let Some(proxy) = proxy {
-        // As in Go, the proxy finds the hosts: their names may be known nowhere else.
-        let url = proxy.expose().replacen("socks5://", "socks5h://", 1);
-        builder = builder.proxy(reqwest::Proxy::all(url).map_err(|_| ClientError::Proxy)?);
+
+    /// The next piece of the body; `None` at its end.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, SendError> {
+        loop {
+            match timeout_at(self.deadline, self.body.frame()).await? {
+                None => return Ok(None),
+                // Trailers say nothing that counts here.
+                Some(frame) => {
+                    if let Ok(data) = frame?.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
     }
-    builder.build().map_err(|_| ClientError::Library)
 }
 
 #[cfg(test)]
@@ -135,9 +161,12 @@ mod tests {
         assert_eq!(clients.get(&ca, None).expect_err("refused"), ClientError::Ca);
         let identity = TlsConfig { identity: Some((Secret::new("a"), Secret::new("b"))), ..Default::default() };
         assert_eq!(clients.get(&identity, None).expect_err("refused"), ClientError::Identity);
-        assert_eq!(
-            clients.get(&TlsConfig::default(), Some(&Secret::new("::"))).expect_err("refused"),
-            ClientError::Proxy
-        );
+        for proxy in ["::", "", "http://", "ftp://host", "socks4://host:1080", "a proxy"] {
+            let error = clients.get(&TlsConfig::default(), Some(&Secret::new(proxy))).expect_err(proxy);
+            assert_eq!(error, ClientError::Proxy, "{proxy}");
+        }
+        for proxy in ["host:3128", "http://host", "https://u:p@host", "socks5://host:1080", "socks5h://[::1]:1080"] {
+            assert!(clients.get(&TlsConfig::default(), Some(&Secret::new(proxy))).is_ok(), "{proxy}");
+        }
     }
 }

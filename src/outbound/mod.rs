@@ -6,13 +6,16 @@
 pub mod auth;
 mod classify;
 mod client;
+mod connect;
 mod mask;
 mod target;
+mod tls;
 
 pub use classify::{Left, SendError, asked_pause};
-pub use client::{ClientError, Clients, TlsConfig};
+pub use client::{Client, ClientError, Clients};
 pub use mask::{Masks, SHORTEST, SHORTEST_OTHER};
 pub use target::{Target, sensitive};
+pub use tls::TlsConfig;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +29,9 @@ const MAX_ANSWER: usize = 8 << 20;
 
 /// Bytes of an error's body that are kept to say why.
 const MAX_ERROR_BODY: usize = 4 << 10;
+
+/// Who asks: `User-Agent`.
+const AGENT: &str = concat!("herald/", env!("CARGO_PKG_VERSION"));
 
 /// Redirects followed within one host; GitHub answers with one for a renamed repository.
 const MAX_REDIRECTS: usize = 3;

@@ -1,16 +1,23 @@
 //! A Provider made ready: address, credentials, client and timeout, all parsed. Made by
 //! `delivery::resolve` when a Provider or a Secret of it changes, used for every request.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, LOCATION};
+use base64::Engine;
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, LOCATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http_body_util::Full;
+use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::auth::{Credentials, Identity};
+use super::client::Answer;
 use super::{
-    Gate, Leave, Left, MAX_ANSWER, MAX_ERROR_BODY, MAX_REDIRECTS, Masks, Open, Request, SendError, Sent, asked_pause,
+    AGENT, Client, Gate, Leave, Left, MAX_ANSWER, MAX_ERROR_BODY, MAX_REDIRECTS, Masks, Open, Request, SendError, Sent,
+    asked_pause,
 };
 use crate::clock::Clock;
 use crate::secret::Secret;
@@ -40,7 +47,7 @@ pub struct Target {
     /// One try may take this long.
     pub timeout: Duration,
     /// The pooled client.
-    pub client: Arc<reqwest::Client>,
+    pub client: Arc<Client>,
     /// Asked before each request, and told what came of it.
     pub gate: Arc<dyn Gate>,
     /// For `Retry-After` dates.
@@ -49,7 +56,7 @@ pub struct Target {
 
 impl Target {
     /// Nobody in particular.
-    pub fn anonymous(client: Arc<reqwest::Client>, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
+    pub fn anonymous(client: Arc<Client>, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
         Self {
             address: Secret::new(""),
             api_url: None,
@@ -122,29 +129,17 @@ impl Target {
     /// Carries out one request as it is. Redirects are followed within the host only, with method and
     /// body, so that a credential never reaches another host and a POST never becomes a GET.
     async fn carry_out(&self, request: Request) -> Result<Sent, SendError> {
-        let mut url = request.url;
+        let mut url = Cow::Borrowed(&request.url);
         // By a redirect that a browser would follow to read a page.
         let mut moved = false;
         for _ in 0..=MAX_REDIRECTS {
             self.gate.enter()?;
-            let mut outgoing =
-                self.client.request(request.method.clone(), url.clone()).timeout(self.timeout).build()?;
-            if outgoing.headers().is_empty() {
-                // Whole, where a builder would merge them one by one.
-                *outgoing.headers_mut() = request.headers.clone();
-            } else {
-                // The address had a user in it, which is a header by now.
-                outgoing.headers_mut().extend(request.headers.clone());
-            }
-            if request.method != Method::GET {
-                *outgoing.body_mut() = Some(request.body.clone().into());
-            }
-            let mut response = self.client.execute(outgoing).await?;
-            let status = response.status();
-            Left::read(response.headers(), self.clock.wall()).inspect(|left| self.gate.left(*left));
+            let mut answer = self.client.send(outgoing(&request, &url)?, self.timeout).await?;
+            let status = answer.status;
+            Left::read(&answer.headers, self.clock.wall()).inspect(|left| self.gate.left(*left));
             if status.is_success() {
-                let body = read(&mut response, MAX_ANSWER).await?.ok_or(SendError::TooLarge)?;
-                let sent = Sent { status, headers: std::mem::take(response.headers_mut()), body };
+                let body = read(&mut answer, MAX_ANSWER).await?.ok_or(SendError::TooLarge)?;
+                let sent = Sent { status, headers: std::mem::take(&mut answer.headers), body };
                 if moved && sent.is_page() {
                     return Err(SendError::NotTheVendor { what: "a redirect led to a page, as one to sign in does" });
                 }
@@ -155,26 +150,27 @@ impl Target {
                 return Err(SendError::Redirect);
             }
             if matches!(status.as_u16(), 301 | 302 | 307 | 308) {
-                url = within_host(&url, response.headers()).ok_or(SendError::Redirect)?;
+                url = Cow::Owned(within_host(&url, &answer.headers).ok_or(SendError::Redirect)?);
                 moved |= matches!(status.as_u16(), 301 | 302);
                 continue;
             }
-            return Err(self.refusal(status, &request.headers, &mut response).await);
+            return Err(self.refusal(&request.headers, &mut answer).await);
         }
         Err(SendError::Redirect)
     }
 
-    async fn refusal(&self, status: StatusCode, sent: &HeaderMap, response: &mut reqwest::Response) -> SendError {
+    async fn refusal(&self, sent: &HeaderMap, answer: &mut Answer) -> SendError {
+        let status = answer.status;
         // Twice of what is kept: a credential must not be cut before it is masked.
         let mut body = Vec::new();
-        while let Ok(Some(chunk)) = response.chunk().await {
+        while let Ok(Some(chunk)) = answer.chunk().await {
             body.extend_from_slice(&chunk[..chunk.len().min(2 * MAX_ERROR_BODY - body.len())]);
             if body.len() >= 2 * MAX_ERROR_BODY {
                 break;
             }
         }
         let body = String::from_utf8_lossy(&body);
-        let retry_after = asked_pause(status, response.headers(), &body, self.clock.wall());
+        let retry_after = asked_pause(status, &answer.headers, &body, self.clock.wall());
         let mut body = self.masked(&body, sent);
         body.truncate(body.floor_char_boundary(MAX_ERROR_BODY));
         SendError::Status { status, retry_after, body }
@@ -215,9 +211,40 @@ fn within_host(from: &Url, headers: &HeaderMap) -> Option<Url> {
     (to.host() == from.host() && (same || safer)).then_some(to)
 }
 
-async fn read(response: &mut reqwest::Response, limit: usize) -> Result<Option<Vec<u8>>, SendError> {
-    let mut body = Vec::with_capacity(response.content_length().unwrap_or(0).min(limit as u64) as usize);
-    while let Some(chunk) = response.chunk().await? {
+/// `request` as it goes to `url`, with what every request says.
+fn outgoing(request: &Request, url: &Url) -> Result<http::Request<Full<Bytes>>, SendError> {
+    let body = if request.method == Method::GET { Bytes::new() } else { request.body.clone() };
+    let mut outgoing = http::Request::new(Full::new(body));
+    *outgoing.method_mut() = request.method.clone();
+    *outgoing.headers_mut() = request.headers.clone();
+    let headers = outgoing.headers_mut();
+    headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+    headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
+    let address = if url.username().is_empty() && url.password().is_none() {
+        url.as_str().parse()
+    } else {
+        // Who is named in the address is told in a header, and not to a proxy.
+        if let (false, Some(user)) = (headers.contains_key(AUTHORIZATION), user(url)) {
+            headers.insert(AUTHORIZATION, user);
+        }
+        let mut url = url.clone();
+        let _ = (url.set_username(""), url.set_password(None));
+        url.as_str().parse()
+    };
+    *outgoing.uri_mut() = address.map_err(|_: http::uri::InvalidUri| SendError::Connect)?;
+    Ok(outgoing)
+}
+
+/// The user and the password of an address, for basic authentication.
+fn user(url: &Url) -> Option<HeaderValue> {
+    let [user, password] = [url.username(), url.password().unwrap_or_default()].map(percent_decode_str);
+    let pair = [&user.collect::<Vec<_>>(), &b":"[..], &password.collect::<Vec<_>>()].concat();
+    sensitive(&format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)))
+}
+
+async fn read(answer: &mut Answer, limit: usize) -> Result<Option<Vec<u8>>, SendError> {
+    let mut body = Vec::with_capacity(answer.length().min(limit as u64) as usize);
+    while let Some(chunk) = answer.chunk().await? {
         if body.len() + chunk.len() > limit {
             return Ok(None);
         }
@@ -229,6 +256,31 @@ async fn read(response: &mut reqwest::Response, limit: usize) -> Result<Option<V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_every_request_says() {
+        let url = |text: &str| Url::parse(text).expect("valid");
+        let of = |request: Request| {
+            let outgoing = outgoing(&request, &request.url).expect("an address");
+            let header = |name| outgoing.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+            let body = hyper::body::Body::size_hint(outgoing.body()).exact();
+            (outgoing.uri().to_string(), header(AUTHORIZATION), header(ACCEPT), header(USER_AGENT), body)
+        };
+        let any = || (Some("*/*".to_owned()), Some(AGENT.to_owned()));
+        let (accept, agent) = any();
+        let plain = Request::get(url("https://host/a?b=c#d"));
+        assert_eq!(of(plain), ("https://host/a?b=c".into(), None, accept, agent, Some(0)));
+
+        // The base64 of "me@home:p:w".
+        let (accept, agent) = any();
+        let named = Request::post_json(url("http://me%40home:p%3Aw@host:81/a"), b"{}".to_vec());
+        let basic = Some("Basic bWVAaG9tZTpwOnc=".to_owned());
+        assert_eq!(of(named.clone()), ("http://host:81/a".into(), basic, accept, agent, Some(2)));
+
+        let ours = named.authorization(&HeaderValue::from_static("Bearer t")).header(ACCEPT, "text/x");
+        let (_, authorization, accept, ..) = of(ours);
+        assert_eq!((authorization, accept), (Some("Bearer t".into()), Some("text/x".into())));
+    }
 
     #[test]
     fn redirects_stay_at_their_host() {

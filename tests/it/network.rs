@@ -5,6 +5,7 @@ use std::process::Command;
 
 use herald::matching::gate::Carries;
 use herald::vendors::{Row, TABLE};
+use http::Version;
 use rcgen::ExtendedKeyUsagePurpose;
 use serde_json::json;
 
@@ -194,6 +195,75 @@ async fn of_three_proxies_the_closest_is_taken() {
         assert!(asked.iter().all(|asked| asked.host.contains(&format!("-{place}.{DOMAIN}"))), "{asked:?}");
     }
     scene.end(6 * 6, 7 * 6).await;
+}
+
+/// A proxy may want TLS too. It sees where tunnels lead, and of a plain request everything.
+#[tokio::test]
+async fn a_proxy_behind_tls_is_verified_and_used() {
+    let (servers, stranger) = (Authority::new(), Authority::new());
+    let forge = forge().await;
+    let front = servers.front(&forge, None).await;
+    let proxy = Proxy::start(&front, forge.url()).await;
+    let strange = Proxy::start(&front, forge.url()).await;
+    let address = async |by: &Authority, proxy: &Proxy| {
+        let front = by.front_of(&proxy.url, None, &["h2", "http/1.1"]).await;
+        front.replace("https://", "https://flux:p4ss@")
+    };
+    let (ours, strangers) = (address(&servers, &proxy).await, address(&stranger, &strange).await);
+    let mut manifests = vec![secret("certs", "ca.crt", &servers.pem()), token()];
+    for (row, scheme) in TABLE.iter().flat_map(|row| [(row, "https"), (row, "http")]) {
+        for (name, proxy) in [("ours", &ours), ("strange", &strangers)] {
+            let name = format!("{}-{scheme}-{name}", row.name);
+            let (provider, alert) = at(row, &name, &format!("{scheme}://{name}.{DOMAIN}"));
+            let provider = provider.spec("certSecretRef", json!({"name": "certs"}));
+            manifests.extend([provider.spec("proxySecretRef", json!({"name": name})), alert]);
+            manifests.push(secret(&name, "address", proxy));
+        }
+    }
+    let logs = Logs::collect();
+    let scene = Scene::with(forge, manifests, &[]).await;
+    scene.post(&kustomization_event("web", &sha(1))).await;
+    let outside = 2 * TABLE.len();
+    wait::until(DEADLINE, "everybody to have tried", || async {
+        let counts = scene.herald.app.outbox.counts();
+        (counts.held == outside && counts.claimed == 0).then_some(())
+    })
+    .await;
+    let mut expected: Vec<_> = TABLE
+        .iter()
+        .flat_map(|row| {
+            let host = |scheme: &str| format!("{}-{scheme}-ours.{DOMAIN}", row.name);
+            [format!("{}:443", host("https")), host("http")]
+        })
+        .collect();
+    expected.sort();
+    let asked = proxy.asked();
+    let mut hosts: Vec<_> = asked.iter().map(|asked| asked.host.clone()).collect();
+    hosts.dedup();
+    assert_eq!(hosts, expected);
+    assert!(asked.iter().all(|asked| asked.authorization == "Basic Zmx1eDpwNHNz"), "{asked:?}");
+    assert_eq!(strange.asked(), [], "and nobody whose certificate nobody vouches for");
+    assert!(logs.count(&["TLS handshake failed"]) >= outside);
+    assert_eq!(logs.count(&["p4ss"]), 0);
+}
+
+/// A host that offers HTTP/2 is spoken to so.
+#[tokio::test]
+async fn http2_is_spoken_where_it_is_offered() {
+    let servers = Authority::new();
+    let forge = forge().await;
+    let base = servers.front_of(forge.url(), None, &["h2", "http/1.1"]).await;
+    let mut manifests = vec![secret("certs", "ca.crt", &servers.pem()), token()];
+    for row in &TABLE {
+        let (provider, alert) = at(row, row.name, &base);
+        manifests.extend([provider.spec("certSecretRef", json!({"name": "certs"})), alert]);
+    }
+    let scene = Scene::with(forge, manifests, &[]).await;
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    assert_eq!(told(&scene.forge, &sha(1)), Through::All.rows());
+    let versions: Vec<_> = scene.forge.requests().iter().map(|request| request.version).collect();
+    assert!(versions.iter().all(|version| *version == Version::HTTP_2), "{versions:?}");
+    scene.end(6, 7).await;
 }
 
 /// A proxy that speaks SOCKS5 finds the hosts, as with the peer: their names may be known nowhere else.

@@ -49,6 +49,11 @@ impl Authority {
 
     /// Serves the forge over TLS; gives the base URL. Clients need a certificate of `clients` where that is given.
     pub async fn front(&self, forge: &Forge, clients: Option<&Authority>) -> String {
+        self.front_of(forge.url(), clients, &[]).await
+    }
+
+    /// Serves what is at `plain` over TLS, offering `protocols` in the handshake; gives the base URL.
+    pub async fn front_of(&self, plain: &str, clients: Option<&Authority>, protocols: &[&str]) -> String {
         let (certificate, key) = self.sign(ExtendedKeyUsagePurpose::ServerAuth);
         let builder = match clients {
             None => ServerConfig::builder().with_no_client_auth(),
@@ -60,12 +65,13 @@ impl Authority {
             }
         };
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
-        let config = builder.with_single_cert(vec![certificate.der().clone()], key).expect("a server's settings");
+        let mut config = builder.with_single_cert(vec![certificate.der().clone()], key).expect("a server's settings");
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let acceptor = TlsAcceptor::from(Arc::new(config));
 
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("https://{}", listener.local_addr().expect("it has an address"));
-        let behind = forge.url().strip_prefix("http://").expect("a forge is plain").to_owned();
+        let behind = plain.strip_prefix("http://").expect("what is behind is plain").to_owned();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, behind) = (acceptor.clone(), behind.clone());

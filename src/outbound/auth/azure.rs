@@ -22,7 +22,7 @@ use url::{Url, form_urlencoded};
 use super::cache::{Issued, Slot, Tokens, User};
 use super::{Credentials, no_token};
 use crate::clock::Clock;
-use crate::outbound::{Request, SHORTEST_OTHER, SendError, Target};
+use crate::outbound::{Client, Request, SHORTEST_OTHER, SendError, Target};
 use crate::secret::Secret;
 
 /// Whom a Kubernetes token is made for.
@@ -115,7 +115,7 @@ pub struct Azure {
     /// Where Entra is.
     pub authority: Option<Url>,
     /// The client to ask Entra with: the Provider's proxy, and no certificates but the system's.
-    pub client: Arc<reqwest::Client>,
+    pub client: Arc<Client>,
     /// For a token's life.
     pub clock: Arc<dyn Clock>,
     /// The tokens of all.

@@ -75,7 +75,7 @@ pub(super) async fn enter(
     let turn = limits::Turn::take(&shared, &parts.method, &parts.headers);
     let fault = {
         let mut world = shared.world.lock();
-        world.receive(&parts.method, parts.uri.to_string(), &parts.headers, &body);
+        world.receive(&parts, &body);
         world.strike(&parts.method, &path)
     };
     let _turn = match turn {

@@ -8,7 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::http::{HeaderMap, Method};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, Version};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -139,6 +140,8 @@ pub struct Received {
     pub seq: u64,
     /// When it was complete.
     pub at: Instant,
+    /// The protocol it came by.
+    pub version: Version,
     /// The method.
     pub method: Method,
     /// Path and query, percent-encoding untouched.
@@ -312,7 +315,8 @@ impl World {
 
     // === requests ===
 
-    pub fn receive(&mut self, method: &Method, uri: String, headers: &HeaderMap, body: &Bytes) {
+    pub fn receive(&mut self, parts: &Parts, body: &Bytes) {
+        let Parts { method, uri, headers, version, .. } = parts;
         self.received += 1;
         if is_write(method) {
             self.writes += 1;
@@ -325,8 +329,9 @@ impl World {
         self.requests.push_back(Received {
             seq: self.received,
             at: Instant::now(),
+            version: *version,
             method: method.clone(),
-            uri,
+            uri: uri.to_string(),
             headers: headers.clone(),
             body: body.clone(),
         });
