@@ -19,6 +19,8 @@ pub trait View: Send + Sync + 'static {
     fn provider(&self, key: &Key) -> Option<Arc<ProviderView>>;
     /// The Provider with that UID as it is now.
     fn provider_by_uid(&self, uid: &str) -> Option<Arc<ProviderView>>;
+    /// Whether a Provider with that UID is there whose spec cannot be read.
+    fn is_unreadable(&self, uid: &str) -> bool;
     /// The labels of an event's object. Asked only for kinds that some Alert selects by label.
     fn labels(&self, object: &InvolvedObject) -> LabelsView;
     /// Resolves when [`View::labels`] may answer otherwise than before this call.

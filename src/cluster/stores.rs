@@ -47,6 +47,8 @@ struct State {
     secrets: BTreeMap<Key, Named>,
     observed: HashMap<ObjectRef, Observed>,
     bad: HashMap<ObjectRef, String>,
+    /// UIDs of Providers in `bad`.
+    unreadable: HashMap<Key, Arc<str>>,
     version: u64,
 }
 
@@ -80,14 +82,19 @@ impl Stores {
                 && old.spec == new.spec
                 && old.object == new.object
         });
+        self.state.write().unreadable.remove(&object.key);
         if !unchanged {
             self.replace_provider(provider);
         }
         self.observe(object, observed, None);
     }
 
-    /// An object that is there and cannot be read: it is left out, and says so.
-    pub fn apply_bad(&self, object: ObjectRef, observed: Observed, why: String) {
+    /// An object that is there and cannot be read: it is left out, and says so. What waits for a Provider goes
+    /// on waiting.
+    pub fn apply_bad(&self, object: ObjectRef, uid: Arc<str>, observed: Observed, why: String) {
+        if object.kind == ObjectKind::Provider {
+            self.state.write().unreadable.insert(object.key.clone(), uid);
+        }
         self.take_out(&object);
         self.observe(object, observed, Some(why));
     }
@@ -98,7 +105,11 @@ impl Stores {
         let mut state = self.state.write();
         state.observed.remove(object);
         state.bad.remove(object);
+        let unreadable = (object.kind == ObjectKind::Provider).then(|| state.unreadable.remove(&object.key)).flatten();
         drop(state);
+        if let Some(uid) = unreadable {
+            self.for_delivery.add((object.key.clone(), uid));
+        }
         self.for_reconcile.add(object.clone());
     }
 
@@ -317,6 +328,10 @@ impl View for Stores {
     fn provider_by_uid(&self, uid: &str) -> Option<Arc<ProviderView>> {
         let state = self.state.read();
         state.providers.get(state.by_uid.get(uid)?).cloned()
+    }
+
+    fn is_unreadable(&self, uid: &str) -> bool {
+        self.state.read().unreadable.values().any(|unreadable| **unreadable == *uid)
     }
 
     fn labels(&self, object: &InvolvedObject) -> LabelsView {

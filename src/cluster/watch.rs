@@ -50,7 +50,7 @@ pub async fn objects(
 /// Puts an object into the stores. Also used for files.
 pub fn apply(kind: ObjectKind, object: &DynamicObject, stores: &Stores, metrics: &Metrics) -> Key {
     let meta = meta(object);
-    let key = meta.key.clone();
+    let (key, uid) = (meta.key.clone(), meta.uid.clone());
     let observed = observed(object);
     let good = match kind {
         ObjectKind::Alert => {
@@ -77,7 +77,7 @@ pub fn apply(kind: ObjectKind, object: &DynamicObject, stores: &Stores, metrics:
                 "the object is left out until it is mended"
             );
         }
-        stores.apply_bad(bad, observed, why);
+        stores.apply_bad(bad, uid, observed, why);
     }
     key
 }

@@ -376,6 +376,9 @@ impl Inner {
     async fn attempt(&self, job: &Job, ticket: Option<&Ticket>, wrote: &AtomicBool) -> Try {
         let provider = job.new.subject.provider();
         let Some(view) = self.view.provider_by_uid(provider) else {
+            if self.view.is_unreadable(provider) {
+                return self.again(job, verdict::parked(job.attempts), false, Why::unreadable());
+            }
             return Try::GivenUp(Outcome::Refused, Why::new("ProviderNotFound", "its Provider was deleted"));
         };
         if view.provider.spec.suspend {
@@ -477,7 +480,10 @@ impl Inner {
 
     /// What keeps a waiting job from being sent, if it is known.
     fn held_by(&self, job: &Job) -> Option<Why> {
-        let view = self.view.provider_by_uid(job.new.subject.provider())?;
+        let provider = job.new.subject.provider();
+        let Some(view) = self.view.provider_by_uid(provider) else {
+            return self.view.is_unreadable(provider).then(Why::unreadable);
+        };
         if view.provider.spec.suspend {
             return Some(Why::suspended());
         }

@@ -79,6 +79,11 @@ impl Why {
         Self { asked: true, ..Self::new("Suspended", "the Provider is suspended") }
     }
 
+    /// The Provider's spec cannot be read, which its own condition says.
+    pub fn unreadable() -> Self {
+        Self::new("InvalidSpec", "the spec of its Provider cannot be read")
+    }
+
     /// A request that did not work.
     pub fn sent(error: &SendError) -> Self {
         if let SendError::Token { from, error } = error {

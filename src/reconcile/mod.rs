@@ -21,7 +21,7 @@ use crate::api::conditions::{Condition, Desired};
 use crate::clock::Clock;
 use crate::cluster::{ObjectKind, ObjectRef, Observed, Reach, Stores};
 use crate::compose::METADATA_CONFLICTS;
-use crate::delivery::resolve::{Resolved, Resolver, SECRET_NOT_READ};
+use crate::delivery::resolve::{ResolveError, Resolved, Resolver, SECRET_NOT_READ};
 use crate::delivery::troubles::{About, Trouble, Troubles};
 use crate::matching::Source;
 use crate::ops::metrics::{Metrics, Reconciled};
@@ -221,7 +221,13 @@ impl Reconciler {
             ObjectKind::Alert => {
                 let alert = self.stores.index.get(&object.key)?;
                 let view = self.stores.provider(&alert.provider);
-                let resolved = view.as_ref().map(|view| self.resolve(view));
+                let unreadable = || {
+                    let provider = ObjectRef { kind: ObjectKind::Provider, key: alert.provider.clone() };
+                    let message = "its spec cannot be read; its condition Ready says what to mend".to_owned();
+                    let error = ResolveError { reason: "InvalidSpec", message, terminal: false };
+                    self.stores.bad(&provider).map(|_| Err(error))
+                };
+                let resolved = view.as_ref().map(|view| self.resolve(view)).or_else(unreadable);
                 let reach = |source: &Source| self.stores.labels.reach(&source.kind, &source.namespace);
                 let all_known = resolved.as_ref().is_none_or(known)
                     && !alert.selected_by_label().any(|source| reach(source) == Reach::Syncing);

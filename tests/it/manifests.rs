@@ -182,6 +182,32 @@ async fn what_waits_for_a_secret_is_told_when_the_secret_comes() {
     scene.end(1, 1).await;
 }
 
+/// A slip of somebody who edits a Provider is no reason to forget what it was to say.
+#[tokio::test]
+async fn what_waits_outlives_a_provider_that_cannot_be_read() {
+    let logs = Logs::collect();
+    let forge = forge().await;
+    let (good, leaving) = (git("github", &forge), hook(&forge).spec("secretRef", json!({"name": "token"})));
+    let bad = |provider: &Manifest| provider.clone().spec("secretRef", json!("token"));
+    let manifests = [good.clone(), leaving.clone(), alert("all", "git"), alert("more", "hook")];
+    let scene = Scene::with(forge, manifests, &[]).await;
+    scene.post(&kustomization_event("web", &sha(1))).await;
+    for (provider, name) in [(&good, "name=git "), (&leaving, "name=hook ")] {
+        logs.until(&["delivery failed", name, "SecretNotFound"]).await;
+        scene.folder.write(&bad(provider));
+        logs.until(&["delivery failed", name, "the spec of its Provider cannot be read"]).await;
+    }
+    logs.until(&["controllerKind=Alert", "name=all ", "Healthy", "InvalidSpec", "its condition Ready says"]).await;
+    scene.folder.write(&token());
+    scene.folder.write(&good);
+    // That it is gone and not only bad is news too.
+    scene.folder.remove(&leaving);
+    logs.until(&["name=more ", "given up", "its Provider was deleted"]).await;
+    scene.herald.idle().await;
+    assert_eq!(scene.forge.statuses(&sha(1)).len(), 1);
+    scene.end(1, 1).await;
+}
+
 #[tokio::test]
 async fn a_uid_is_the_manifests_own_or_always_the_same() {
     let context = |provider: &Manifest| provider.context("web");

@@ -77,7 +77,9 @@ impl Gitea {
             run(Command::new("chown").args(["-R", "nobody"]).arg(scratch.path()));
         }
 
-        let client = reqwest::Client::builder().no_proxy().build().expect("a plain HTTP client");
+        // A connection lives on the runtime of the test that opened it, so none is left for the next test.
+        let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build();
+        let client = client.expect("a plain HTTP client");
         let mut gitea = Self { url, token: String::new(), client, server: None, scratch };
         run(&mut gitea.command("migrate"));
         run(&mut gitea.command(&format!(
