@@ -241,7 +241,8 @@ pub enum Command {
 /// What to do with the outbox. A running controller is not disturbed.
 #[derive(Clone, Debug, Subcommand)]
 pub enum OutboxCommand {
-    /// List what waits: how long, how often it was tried, when it is tried again, and why it waits.
+    /// List what waits: how long, how often it was tried, when it is tried again, and why it waits. `its turn`: as soon
+    /// as others at the same vendor were told; what holds all of a Provider stands in its condition `Healthy`.
     Ls,
     /// Show one job whole.
     Show {

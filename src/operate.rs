@@ -1,6 +1,7 @@
 //! `herald outbox`: what waits to be told, for the operator. Called by `main`. Reads the file of a
 //! controller that runs or has ended; what it is asked to change, a running controller does itself.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -10,11 +11,15 @@ use anyhow::{Context, bail, ensure};
 use crate::cli::OutboxCommand;
 use crate::clock::Clock;
 use crate::compose::Notice;
+use crate::compose::text::cut;
 use crate::outbox::record::Record;
-use crate::outbox::{Act, JobId, Reader, Row, is_in_use, path_of};
+use crate::outbox::{Act, JobId, Reader, Row, Subject, is_in_use, path_of};
 
 /// How long a running controller may take to hear a wish; it looks ten times a second.
 const HEARD_WITHIN: Duration = Duration::from_secs(10);
+
+/// Characters of an error that the list shows; `show` has as many as are kept.
+const LISTED: usize = 100;
 
 /// Does what the command says.
 ///
@@ -32,11 +37,18 @@ pub fn run(command: &OutboxCommand, path: Option<&Path>, clock: &dyn Clock) -> a
         OutboxCommand::Show { job } => show(&one(&reader, job)?, clock, &mut out)?,
         OutboxCommand::Retry { job } => {
             let row = one(&reader, job)?;
+            if let Some(first) = before(&reader, &row)? {
+                bail!(
+                    "job {job} is told after job {first} of the same object; try that one: herald outbox retry {first}"
+                );
+            }
             let heard = change(&reader, &path, job, Act::Retry)?;
             let until = row.due.filter(|due| row.told && *due > clock.wall().as_millisecond());
             match until.and_then(|until| jiff::Timestamp::from_millisecond(until).ok()) {
                 Some(until) => writeln!(out, "job {job} waits: the vendor asked to wait until {until:.0}")?,
-                None if heard => writeln!(out, "job {job} is tried now, unless its vendor asked to wait")?,
+                None if heard => {
+                    writeln!(out, "job {job} is tried now, unless its vendor asked to wait or its whole host fails")?
+                }
                 None => writeln!(out, "no controller runs: job {job} is tried as soon as one does")?,
             }
         }
@@ -56,6 +68,15 @@ pub fn run(command: &OutboxCommand, path: Option<&Path>, clock: &dyn Clock) -> a
 fn one(reader: &Reader, job: JobId) -> anyhow::Result<Row> {
     let row = reader.jobs(Some(job))?.pop();
     row.with_context(|| format!("no job {job} waits; herald outbox ls shows those that do"))
+}
+
+/// The first of the messages that are told before this one.
+fn before(reader: &Reader, row: &Row) -> anyhow::Result<Option<JobId>> {
+    let Some(subject @ Subject::Stream { .. }) = row.record.as_ref().ok().map(|record| &record.subject) else {
+        return Ok(None);
+    };
+    let same = |other: &Row| other.record.as_ref().is_ok_and(|record| record.subject == *subject);
+    Ok(reader.jobs(None)?.iter().find(|other| other.id < row.id && same(other)).map(|other| other.id))
 }
 
 /// Has it done; whether by a controller that runs.
@@ -90,11 +111,12 @@ fn list(rows: &[Row], clock: &dyn Clock, out: &mut impl Write) -> anyhow::Result
         vec![["ID", "AGE", "TRIES", "NEXT TRY", "PROVIDER", "OBJECT", "SAYS", "LAST ERROR"].map(String::from)];
     for row in rows {
         let (id, tries) = (row.id.to_string(), row.attempts.to_string());
-        let why = row.why.as_deref().unwrap_or("-").to_owned();
+        let why = row.why.as_deref().map_or_else(|| "-".to_owned(), |why| cut(&printable(why), LISTED));
         table.push(match &row.record {
             Ok(record) => {
-                let (provider, object) = (record.provider.to_string(), record.object.to_string());
-                [id, span(now - record.arrived), tries, next(row, now), provider, object, says(record), why]
+                let [provider, object, says] =
+                    [&record.provider.to_string(), &*record.object, &says(record)].map(printable);
+                [id, span(now - record.arrived), tries, next(row, now), provider, object, says, why]
             }
             Err(error) => {
                 let dash = || "-".to_owned();
@@ -114,7 +136,7 @@ fn list(rows: &[Row], clock: &dyn Clock, out: &mut impl Write) -> anyhow::Result
 fn show(row: &Row, clock: &dyn Clock, out: &mut impl Write) -> anyhow::Result<()> {
     let now = clock.wall().as_millisecond();
     let record = row.record.as_ref().map_err(|error| anyhow::anyhow!("job {} cannot be read: {error}", row.id))?;
-    let mut line = |name: &str, value: &str| writeln!(out, "{name:<12}{value}");
+    let mut line = |name: &str, value: &str| writeln!(out, "{name:<12}{}", printable(value));
     line("Job", &row.id.to_string())?;
     line("Provider", &record.provider.to_string())?;
     line("Alert", &record.alert.to_string())?;
@@ -154,8 +176,29 @@ fn says(record: &Record) -> String {
 fn next(row: &Row, now: i64) -> String {
     match row.due {
         Some(due) if due > now => format!("in {}", span(due - now)),
-        _ => "now".to_owned(),
+        _ => "its turn".to_owned(),
     }
+}
+
+/// Text of others on one line, with nothing in it that a terminal would obey.
+fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for (number, word) in text.split_whitespace().enumerate() {
+        if number > 0 {
+            printable.push(' ');
+        }
+        for char in word.chars() {
+            // Besides those: marks that turn the direction of what follows.
+            if char.is_control()
+                || matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            {
+                let _ = write!(printable, "{}", char.escape_unicode());
+            } else {
+                printable.push(char);
+            }
+        }
+    }
+    printable
 }
 
 /// A span of milliseconds as people say it: `42s`, `7m`, `3h12m`, `2d3h`.

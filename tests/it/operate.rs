@@ -5,7 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::scene::{Scene, TOKEN, forge, git, token};
+use crate::scene::{Scene, TOKEN, forge, git, hook, token};
 use crate::support::app::DEADLINE;
 use crate::support::flux::{alert, kustomization_event, sha};
 use crate::support::forge::{Fault, Forge};
@@ -76,7 +76,7 @@ async fn what_waits_can_be_seen_tried_and_dropped() {
     scene.herald.stop().await;
     assert!(outbox(&path, &["retry", &job]).await.expect("it works").contains("no controller runs"));
     let (_, line) = only(&path).await;
-    assert!(line.contains(" now "), "{line}");
+    assert!(line.contains(" its turn "), "{line}");
     assert!(outbox(&path, &["drop", &job]).await.expect("it works").contains("given up"));
     assert!(outbox(&path, &["ls"]).await.expect("it works").contains("nothing waits"));
 }
@@ -132,13 +132,51 @@ async fn scene(fault: Fault) -> (Scene, PathBuf, TempDir) {
 async fn put_off(path: &Path, count: usize) -> Vec<String> {
     wait::until_ok(DEADLINE, "all to be put off", || async {
         let listed = outbox(path, &["ls"]).await?;
-        let waits = |line: &&str| line.contains(" answered 4") && !line.contains(" now ");
+        let waits = |line: &&str| line.contains(" answered 4") && !line.contains(" its turn ");
         let jobs =
             listed.lines().filter(waits).map(|line| line.split_whitespace().next().unwrap_or_default().to_owned());
         let jobs: Vec<_> = jobs.collect();
         if jobs.len() == count { Ok(jobs) } else { Err(listed) }
     })
     .await
+}
+
+/// What others wrote must not write on the operator's terminal.
+#[tokio::test]
+async fn what_others_say_is_printed_and_not_obeyed() {
+    let page = "<html>\r\n<h1>403</h1>\u{1b}[2J\u{1b}]0;gone\u{7}\u{202e}\n</html>".to_owned() + &" more".repeat(60);
+    let (scene, path, _dir) = scene(Fault::answer(403).body(&page).every(1)).await;
+    scene.post(&kustomization_event("web", &sha(1)).failed("BuildFailed")).await;
+    let (job, line) = refused(&path).await;
+    let harmless = r"answered 403 Forbidden: <html> <h1>403</h1>\u{1b}[2J\u{1b}]0;gone\u{7}\u{202e} </html> more";
+    assert!(line.contains(harmless) && line.ends_with('…'), "{line}");
+    let shown = outbox(&path, &["show", &job]).await.expect("it works");
+    assert!(shown.contains(harmless) && shown.contains(&" more".repeat(60)), "{shown}");
+    assert!(!shown.contains(|char: char| char.is_control() && char != '\n'), "{shown}");
+}
+
+/// Messages about one object are told in order: what waits behind another is not tried before it.
+#[tokio::test]
+async fn a_message_behind_another_names_the_one_to_try() {
+    let (forge, dir) = (forge().await, tempfile::tempdir().expect("a folder"));
+    forge.fail(Fault::answer(403).every(1));
+    let path = dir.path().join("outbox.db");
+    let flag = format!("--outbox-path={}", path.display());
+    let manifests = [hook(&forge), alert("message", "hook")];
+    let scene = Scene::with(forge, manifests, &[&flag]).await;
+    for number in [1, 2] {
+        scene.post(&kustomization_event("web", &sha(number))).await;
+    }
+    let first = put_off(&path, 1).await.pop().expect("a job");
+    let listed = outbox(&path, &["ls"]).await.expect("it works");
+    let second = listed.lines().last().and_then(|line| line.split_whitespace().next()).expect("a job").to_owned();
+    assert_ne!(first, second);
+    let refused = outbox(&path, &["retry", &second]).await.expect_err("it is not its turn");
+    assert!(refused.contains(&format!("after job {first}")) && refused.contains("outbox retry"), "{refused}");
+
+    scene.forge.recover();
+    assert!(outbox(&path, &["retry", &first]).await.expect("it works").contains("tried now"));
+    scene.herald.idle().await;
 }
 
 #[tokio::test]
