@@ -15,7 +15,7 @@ mod sharing;
 pub mod troubles;
 mod verdict;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -72,6 +72,9 @@ const LONGEST_REASON: usize = 500;
 /// Tries of a job whose delivery panics: a bug, which another try seldom cures.
 const PANIC_TRIES: u32 = 3;
 
+/// Jobs of which it is known how often they panicked, at most.
+const MAX_PANICKED: usize = 1024;
+
 /// The stage. Cheap to clone.
 #[derive(Clone)]
 pub struct Delivery(Arc<Inner>);
@@ -92,6 +95,8 @@ struct Inner {
     telling: Telling,
     wake: Notify,
     under_way: AtomicUsize,
+    /// How often the delivery of a job panicked, where it did.
+    panics: Mutex<HashMap<JobId, u32>>,
     /// Told after each round of claims, for [`Delivery::drain`].
     round: Notify,
     stopping: AtomicBool,
@@ -141,6 +146,7 @@ impl Delivery {
             telling: Telling::default(),
             wake: Notify::new(),
             under_way: AtomicUsize::new(0),
+            panics: Mutex::default(),
             round: Notify::new(),
             stopping: AtomicBool::new(false),
         }))
@@ -255,9 +261,9 @@ impl Delivery {
         let wrote = AtomicBool::new(false);
         let tried = AssertUnwindSafe(inner.attempt(&job, ticket.as_ref(), &wrote)).catch_unwind();
         let ended = tried.await.unwrap_or_else(|_| {
-            inner.panicked(&job);
+            let times = inner.panicked(&job);
             let why = Why::new("DeliveryFailed", "a bug in Herald: the delivery panicked; please report it");
-            if job.attempts + 1 < PANIC_TRIES {
+            if times < PANIC_TRIES {
                 Try::Again { pause: verdict::backoff(job.attempts), told: false, why }
             } else {
                 Try::GivenUp(Outcome::Failed, why)
@@ -287,9 +293,16 @@ impl Delivery {
 }
 
 impl Inner {
-    /// Counts a panic that was caught; it was printed when it happened.
-    fn panicked(&self, job: &Job) {
+    /// Counts a panic that was caught; it was printed when it happened. How many it were for this job.
+    fn panicked(&self, job: &Job) -> u32 {
         self.metrics.delivery_panic(self.kind(job));
+        let mut panics = self.panics.lock();
+        if panics.len() >= MAX_PANICKED {
+            panics.clear();
+        }
+        let times = panics.entry(job.id).or_default();
+        *times += 1;
+        *times
     }
 
     /// A Provider or a Secret of it is another one: what waits for that is tried now, also where it was

@@ -356,7 +356,7 @@ async fn a_panic_at_the_end_of_a_delivery_is_counted_and_takes_nothing_along() {
 #[tokio::test]
 async fn a_panic_in_one_delivery_is_counted_and_hurts_that_alone() {
     LazyLock::force(&SECOND);
-    for (panics, delivered) in [(1, 2), (3, 1)] {
+    for (before, panics, delivered) in [(0, 1, 2), (2, 1, 2), (0, 3, 1)] {
         let trap = Trap { words: "the vendor asks to wait", left: Arc::new(panics.into()) };
         let (log, left) = (trap.clone(), trap.left.clone());
         let subscriber = tracing_subscriber::fmt().with_writer(move || log.clone()).finish();
@@ -369,7 +369,9 @@ async fn a_panic_in_one_delivery_is_counted_and_hurts_that_alone() {
             alert("one", "one"),
             alert("two", "two"),
         ];
-        forge.fail(Fault::answer(429).header("retry-after", "1").times(panics));
+        // What went wrong otherwise does not count.
+        forge.fail(Fault::answer(502).times(before));
+        forge.fail(Fault::answer(429).header("retry-after", "1").times(before + panics));
         let scene = Scene::with(forge, manifests, &[]).await;
         scene.post(&kustomization_event("web", &sha(1))).await;
         scene.herald.idle().await;
