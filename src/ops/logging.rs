@@ -2,8 +2,9 @@
 //! `logger`, `msg` and string fields, so that `flux logs` can read them; or plain text for a
 //! terminal (`--log-encoding=console`).
 
-use std::fmt;
-use std::io::Write;
+use std::fmt::{self, Write as _};
+use std::io::Write as _;
+use std::ops::Range;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -32,13 +33,19 @@ const MAX_LINE: usize = 48 << 10;
 const SHORT_FIELD: usize = 100;
 
 /// Keys of the line itself; a field of some library with such a name gets another.
-const OWN_KEYS: [&str; 3] = ["level", "ts", "msg"];
+fn is_own(key: &str) -> bool {
+    matches!(key, "level" | "ts" | "msg")
+}
 
 /// Fields that `flux logs` reads as text, and stops at when they are anything else.
-const TEXT_KEYS: [&str; 5] = ["error", "controllerKind", "reconciler kind", "name", "namespace"];
+fn is_text(key: &str) -> bool {
+    matches!(key, "error" | "controllerKind" | "reconciler kind" | "name" | "namespace")
+}
 
 /// Fields whose text is JSON: objects in the peer's lines as well.
-const JSON_KEYS: [&str; 4] = ["alert", "Alert", "Provider", "conflictingKeys"];
+fn is_of_json(key: &str) -> bool {
+    matches!(key, "alert" | "Alert" | "Provider" | "conflictingKeys")
+}
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -99,44 +106,47 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let mut fields = Fields::default();
+        let mut fields = Fields::new();
         event.record(&mut fields);
         let metadata = event.metadata();
         let ts = SystemClock.wall();
+        let text = |of: &Range<usize>| &fields.text[of.clone()];
         match self.0 {
             Encoding::Json => {
-                let logger = fields.logger.as_deref().unwrap_or_else(|| metadata.target());
+                let logger = fields.logger.as_ref().map_or(metadata.target(), text);
                 let mut line = Vec::with_capacity(1024);
                 line.extend_from_slice(b"{\"level\":\"");
                 line.extend_from_slice(level(metadata.level()).as_bytes());
                 // Three digits of a second, always.
                 let _ = write!(line, "\",\"ts\":\"{ts:.3}\"");
                 push(&mut line, "", "logger", logger);
-                push(&mut line, "", "msg", &fields.message);
+                push(&mut line, "", "msg", text(&fields.message));
                 for (name, value) in &fields.rest {
-                    let prefix = if OWN_KEYS.contains(name) { "field." } else { "" };
+                    let prefix = if is_own(name) { "field." } else { "" };
                     let before = line.len();
                     match value {
-                        Value::String(json) if JSON_KEYS.contains(name) && is_json(json) => {
+                        Held::Text(of) if is_of_json(name) && is_json(text(of)) => {
                             key(&mut line, prefix, name);
-                            line.extend_from_slice(json.as_bytes());
+                            line.extend_from_slice(text(of).as_bytes());
                         }
-                        value => push(&mut line, prefix, name, value),
+                        Held::Text(of) => push(&mut line, prefix, name, text(of)),
+                        Held::Other(value) => push(&mut line, prefix, name, value),
                     }
                     if line.len() >= MAX_LINE {
                         line.truncate(before);
                         if before + name.len() + 6 * SHORT_FIELD < MAX_LINE {
-                            push(&mut line, prefix, name, &text::cut(&value.to_string(), SHORT_FIELD));
+                            push(&mut line, prefix, name, &text::cut(&fields.json(value), SHORT_FIELD));
                         }
                     }
                 }
-                line.push(b'}');
-                writeln!(out, "{}", String::from_utf8_lossy(&line))
+                line.extend_from_slice(b"}\n");
+                // Made of text, and cut between fields.
+                out.write_str(std::str::from_utf8(&line).map_err(|_| fmt::Error)?)
             }
             Encoding::Console => {
-                write!(out, "{ts:.3} {:<5} {}", level(metadata.level()), fields.message)?;
+                write!(out, "{ts:.3} {:<5} {}", level(metadata.level()), text(&fields.message))?;
                 for (name, value) in &fields.rest {
-                    write!(out, " {name}={value}")?;
+                    write!(out, " {name}={}", fields.json(value))?;
                 }
                 writeln!(out)
             }
@@ -173,45 +183,77 @@ fn level(level: &Level) -> &'static str {
     }
 }
 
-#[derive(Default)]
+/// What an event says, as it is recorded.
 struct Fields {
-    message: String,
-    logger: Option<String>,
+    /// All that is text, one after the other: a line has a dozen of them, and one is written for each event.
+    text: String,
+    message: Range<usize>,
+    logger: Option<Range<usize>>,
     /// In the order the code names them.
-    rest: Vec<(&'static str, Value)>,
+    rest: Vec<(&'static str, Held)>,
+}
+
+/// The value of a field.
+enum Held {
+    /// Where it stands in [`Fields::text`].
+    Text(Range<usize>),
+    /// A number or a boolean.
+    Other(Value),
 }
 
 impl Fields {
-    fn text(&mut self, field: &Field, mut value: String) {
-        if value.len() > MAX_FIELD {
-            value = text::cut(&value, MAX_FIELD);
+    /// Nothing yet, and room for a usual line.
+    fn new() -> Self {
+        Self { text: String::with_capacity(1024), message: 0..0, logger: None, rest: Vec::with_capacity(16) }
+    }
+
+    /// A field that is text, which `write` adds to the rest.
+    fn text(&mut self, field: &Field, write: impl FnOnce(&mut String)) {
+        let from = self.text.len();
+        write(&mut self.text);
+        if self.text.len() - from > MAX_FIELD {
+            let cut = text::cut(&self.text[from..], MAX_FIELD);
+            self.text.truncate(from);
+            self.text.push_str(&cut);
         }
+        let value = from..self.text.len();
         match field.name() {
             "message" => self.message = value,
             "logger" => self.logger = Some(value),
             // What an event has not is left out rather than shown empty.
             _ if value.is_empty() => {}
-            name => self.rest.push((name, value.into())),
+            name => self.rest.push((name, Held::Text(value))),
         }
     }
 
     fn value(&mut self, field: &Field, value: Value) {
         match field.name() {
-            name if TEXT_KEYS.contains(&name) || ["message", "logger"].contains(&name) => {
-                self.text(field, value.to_string());
+            name if is_text(name) || matches!(name, "message" | "logger") => {
+                self.text(field, |text| text.push_str(&value.to_string()));
             }
-            name => self.rest.push((name, value)),
+            name => self.rest.push((name, Held::Other(value))),
+        }
+    }
+
+    /// A value as JSON.
+    fn json(&self, value: &Held) -> String {
+        match value {
+            Held::Text(of) => Value::from(&self.text[of.clone()]).to_string(),
+            Held::Other(value) => value.to_string(),
         }
     }
 }
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.text(field, format!("{value:?}"));
+        // Writing to a String cannot fail; what cannot say what it is ends early.
+        self.text(field, |text| {
+            let _ = write!(text, "{value:?}");
+        });
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.text(field, value.to_owned());
+        self.text(field, |text| text.push_str(value));
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
