@@ -5,8 +5,8 @@
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::HeaderValue;
-use http::header::{ACCEPT, HeaderName};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, HeaderValue, Method};
 use serde::Serialize;
 use serde::de::IgnoredAny;
 use url::Url;
@@ -19,14 +19,16 @@ use crate::outbound::{Request, SendError, Target, sensitive};
 
 pub(super) const WORDING: Wording = Wording { ignores_case: true, description: Some(140), ..Wording::PLAIN };
 
-/// Statuses asked for per page: the most GitHub gives.
-const PER_PAGE: usize = 100;
+/// What follows the commit where its statuses are read: as many per page as GitHub gives.
+const STATUSES: &str = "/statuses?per_page=100";
 
 struct GitHub {
     target: Target,
     repository: Url,
-    /// From a token; an App's comes with each request.
-    authorization: Option<HeaderValue>,
+    /// What every request has, with the `Authorization` of a token; an App's comes with each request.
+    reads: HeaderMap,
+    /// The same for one with a body.
+    writes: HeaderMap,
 }
 
 pub(super) fn build(mut target: Target) -> Result<Service, BuildError> {
@@ -51,7 +53,17 @@ pub(super) fn build(mut target: Target) -> Result<Service, BuildError> {
             Some(sensitive(&bearer).ok_or_else(forge::unusable_token)?)
         }
     };
-    Ok(Service::Statuses(Box::new(GitHub { target, repository, authorization })))
+    let reads: HeaderMap = [
+        (ACCEPT, HeaderValue::from_static("application/vnd.github.v3+json")),
+        (HeaderName::from_static("x-github-api-version"), HeaderValue::from_static("2022-11-28")),
+    ]
+    .into_iter()
+    .chain(authorization.map(|authorization| (AUTHORIZATION, authorization)))
+    .collect();
+    let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let mut writes: HeaderMap = [json].into_iter().collect();
+    writes.extend(reads.clone());
+    Ok(Service::Statuses(Box::new(GitHub { target, repository, reads, writes })))
 }
 
 /// Where the API is. github.com and GHE.com have a host of their own for it; a server serves it
@@ -70,18 +82,9 @@ fn api_base(repository: &Repository) -> Option<Url> {
 }
 
 impl GitHub {
-    fn dressed(&self, request: Request) -> Request {
-        let request = request
-            .header(ACCEPT, "application/vnd.github.v3+json")
-            .header(HeaderName::from_static("x-github-api-version"), "2022-11-28");
-        match &self.authorization {
-            Some(authorization) => request.authorization(authorization),
-            None => request,
-        }
-    }
-
-    fn url(&self, path: &str) -> Url {
-        self.repository.join(path).expect("a commit and a number always join")
+    /// A place under the repository.
+    fn url(&self, parts: &[&str]) -> Url {
+        self.repository.join(&parts.concat()).expect("a commit and a number always join")
     }
 }
 
@@ -105,9 +108,8 @@ impl Statuses for GitHub {
     fn read<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<Listing, SendError>> {
         forge::read_pages(&self.target, WORDING, move |page| {
             let page = if page == 1 { String::new() } else { format!("&page={page}") };
-            self.dressed(Request::get(
-                self.url(&format!("commits/{}/statuses?per_page={PER_PAGE}{page}", status.commit)),
-            ))
+            let url = self.url(&["commits/", &status.commit, STATUSES, &page]);
+            Request { headers: self.reads.clone(), ..Request::get(url) }
         })
         .boxed()
     }
@@ -116,7 +118,8 @@ impl Statuses for GitHub {
         let body =
             Body { state: Words::GITHUB.of(status.state), description: &status.description, context: &status.name };
         let body = serde_json::to_vec(&body).expect("text always encodes");
-        let request = self.dressed(Request::post_json(self.url(&format!("statuses/{}", status.commit)), body));
+        let url = self.url(&["statuses/", &status.commit]);
+        let request = Request { method: Method::POST, url, headers: self.writes.clone(), body: body.into() };
         async move { self.target.send(request).await?.json::<IgnoredAny>().map(drop) }.boxed()
     }
 }
