@@ -1,7 +1,6 @@
 //! Alerts, Providers and the Secrets they name, as of now. Fed by `watch`, `secrets` or
 //! `manifests`; answers the path as a [`View`].
 
-use std::collections::HashMap;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use hashbrown::HashMap;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 

@@ -1,11 +1,11 @@
 //! What vendors had on a commit, read once for all of its statuses: 500 objects of one commit ask
 //! one question. Used by `delivery` for places it knows nothing of, or nothing new.
 
-use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hashbrown::{DefaultHashBuilder, HashSet};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
@@ -34,7 +34,7 @@ type Cell = Arc<OnceCell<Arc<Listing>>>;
 /// Listings by API base, repository and commit.
 pub struct Listings {
     all: Mutex<All>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
 }
 
 struct All {
@@ -73,7 +73,7 @@ impl Listings {
     /// None yet.
     pub fn new() -> Self {
         let all = All { kept: Generations::new(CAPACITY), swept: None, statuses: 0 };
-        Self { all: Mutex::new(all), hasher: RandomState::new() }
+        Self { all: Mutex::new(all), hasher: DefaultHashBuilder::default() }
     }
 
     /// A listing that is good enough and when it was begun, read by the first who asks while the others wait. A
