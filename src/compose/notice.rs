@@ -45,13 +45,20 @@ pub enum State {
     Failure,
 }
 
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl State {
+    /// In lower case.
+    pub fn word(self) -> &'static str {
+        match self {
             State::Pending => "pending",
             State::Success => "success",
             State::Failure => "failure",
-        })
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
     }
 }
 

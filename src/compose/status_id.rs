@@ -37,12 +37,12 @@ pub fn of(event: &Event, alert: &CompiledAlert, view: &ProviderView) -> Result<A
 /// part of it.
 pub fn default_id(object: &InvolvedObject, provider_uid: &str) -> Arc<str> {
     let short = provider_uid.split('-').next().unwrap_or_default();
-    format!("{}/{}", label(object), short.to_lowercase()).into()
+    [object.kind.as_str(), "/", &object.name, "/", short].concat().to_lowercase().into()
 }
 
 /// Lower-case `kind/name`.
 pub fn label(object: &InvolvedObject) -> String {
-    format!("{}/{}", object.kind, object.name).to_lowercase()
+    [object.kind.as_str(), "/", &object.name].concat().to_lowercase()
 }
 
 #[cfg(test)]

@@ -257,9 +257,10 @@ impl Delivery {
     /// One job, one try, whatever happens in it.
     async fn carry(self, job: Arc<Job>, ticket: Option<Ticket>) {
         let inner = &self.0;
-        let before = inner.provider_version(&job);
+        let view = inner.view.provider_by_uid(job.new.subject.provider());
+        let before = view.as_ref().map(|view| view.version);
         let wrote = AtomicBool::new(false);
-        let tried = AssertUnwindSafe(inner.attempt(&job, ticket.as_ref(), &wrote)).catch_unwind();
+        let tried = AssertUnwindSafe(inner.attempt(&job, view, ticket.as_ref(), &wrote)).catch_unwind();
         let ended = tried.await.unwrap_or_else(|_| {
             let times = inner.panicked(&job);
             let why = Why::new("DeliveryFailed", "a bug in Herald: the delivery panicked; please report it");
@@ -386,10 +387,16 @@ impl Inner {
         });
     }
 
-    async fn attempt(&self, job: &Job, ticket: Option<&Ticket>, wrote: &AtomicBool) -> Try {
-        let provider = job.new.subject.provider();
-        let Some(view) = self.view.provider_by_uid(provider) else {
-            if self.view.is_unreadable(provider) {
+    /// Tells a vendor; `view`: the job's Provider as it is now.
+    async fn attempt(
+        &self,
+        job: &Job,
+        view: Option<Arc<ProviderView>>,
+        ticket: Option<&Ticket>,
+        wrote: &AtomicBool,
+    ) -> Try {
+        let Some(view) = view else {
+            if self.view.is_unreadable(job.new.subject.provider()) {
                 return self.again(job, verdict::parked(job.attempts), false, Why::unreadable());
             }
             return Try::GivenUp(Outcome::Refused, Why::new("ProviderNotFound", "its Provider was deleted"));

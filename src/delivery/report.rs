@@ -204,8 +204,8 @@ impl Inner {
             self.metrics.delivery(kind, took);
         }
         let (state, commit) = match &new.notice {
-            Notice::CommitStatus(status) => (status.state.to_string(), &*status.commit),
-            Notice::Event(_) => (String::new(), ""),
+            Notice::CommitStatus(status) => (status.state.word(), &*status.commit),
+            Notice::Event(_) => ("", ""),
         };
         let seconds = took.as_secs_f64();
         macro_rules! line {

@@ -34,12 +34,12 @@ impl Inner {
         wrote: &AtomicBool,
     ) -> Result<Try, SendError> {
         let name = name_at_vendor(job);
-        let mut commit = format!("{}{}", vendor.repository(), status.commit);
+        let mut commit = [vendor.repository(), &status.commit].concat();
         // Nobody has two repositories whose names differ in case only: GitHub, GitLab, Gitea and Azure DevOps
         // find one in any case and refuse the second, Bitbucket's slugs and project keys have one case. What
         // is not ASCII stands here percent-encoded, and counts as it is written.
         commit.make_ascii_lowercase();
-        let place = format!("{commit}/{name}");
+        let place = [&commit, "/", name].concat();
         let _held = self.places.hold(&place).await;
         let listed = if vendor.reads_whole_commits() { &commit } else { &place };
 
