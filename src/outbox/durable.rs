@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,12 @@ use futures::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use super::calls::{Call, Calls};
 use super::file::{self, Lock};
 use super::queue::{Incoming, Queue};
 use super::record::{self, Times};
 use super::store::{self, Store};
-use super::writer::{Call, Calls, Shared, Writer};
+use super::writer::{Shared, Writer};
 use super::{
     Counts, Fate, Held, Job, JobId, Known, LONGEST_WAIT, Limits, May, NewJob, Operation, Outbox, PutError, Receipt,
     Retry, Settled, Settlement, Stamp,
@@ -42,8 +43,7 @@ pub struct Options {
 /// See the module.
 pub struct DurableOutbox {
     shared: Arc<Shared>,
-    /// `None` once it is dropped.
-    calls: Option<Calls>,
+    calls: Arc<Calls>,
     /// Of an earlier process.
     waits: Vec<(Arc<str>, Instant)>,
     thread: Option<JoinHandle<()>>,
@@ -101,10 +101,9 @@ impl DurableOutbox {
             gone: AtomicBool::new(false),
             clock,
         });
-        let (urgent, received) = mpsc::channel();
-        let calls = Calls { urgent, others: Arc::default() };
+        let calls: Arc<Calls> = Arc::default();
         let writer = Writer {
-            others: calls.others.clone(),
+            calls: calls.clone(),
             shared: shared.clone(),
             // Something other than any answer, so that wishes left while nobody ran are read.
             data_version: -1,
@@ -122,14 +121,8 @@ impl DurableOutbox {
             runtime: tokio::runtime::Handle::try_current().ok(),
             backlog: left.needless.into_iter().map(Call::Forget).collect(),
         };
-        let thread = std::thread::Builder::new().name("outbox".into()).spawn(move || writer.run(&received))?;
-        Ok(Self { shared, calls: Some(calls), waits: left.waits, thread: Some(thread) })
-    }
-
-    fn tell(&self, call: Call) {
-        if let Some(calls) = &self.calls {
-            calls.tell(call);
-        }
+        let thread = std::thread::Builder::new().name("outbox".into()).spawn(move || writer.run())?;
+        Ok(Self { shared, calls, waits: left.waits, thread: Some(thread) })
     }
 }
 
@@ -195,7 +188,7 @@ impl Outbox for DurableOutbox {
             Err(error) => return Box::pin(ready(Err(error))),
         }
         let (reply, answer) = oneshot::channel();
-        self.tell(Call::Put { jobs, records, reply });
+        self.calls.tell(Call::Put { jobs, records, reply });
         Box::pin(async move { answer.await.unwrap_or(Err(PutError::Closed)) })
     }
 
@@ -208,7 +201,7 @@ impl Outbox for DurableOutbox {
     }
 
     fn wait(&self, provider: &str, until: Instant) {
-        self.tell(Call::Wait { provider: provider.into(), until });
+        self.calls.tell(Call::Wait { provider: provider.into(), until });
     }
 
     fn waits(&self) -> Vec<(Arc<str>, Instant)> {
@@ -218,7 +211,7 @@ impl Outbox for DurableOutbox {
     fn settle(&self, job: &Arc<Job>, now: Instant, settlement: Settlement) -> Settled {
         let settled = self.shared.queue.lock().settle(job, now, &settlement);
         let job = job.clone();
-        self.tell(match (settlement, settled) {
+        self.calls.tell(match (settlement, settled) {
             (Settlement::Retry(Retry { pause, told, why }), Settled::AsAsked) => {
                 Call::PutOff { job, due: now + pause, told, why }
             }
@@ -241,13 +234,13 @@ impl Outbox for DurableOutbox {
 
     fn discard(&self, id: JobId) -> Option<Job> {
         let job = self.shared.queue.lock().discard(id)?;
-        self.tell(Call::Forget(id));
+        self.calls.tell(Call::Forget(id));
         Some(job)
     }
 
     fn expire(&self, limit: usize, is_late: &dyn Fn(&NewJob) -> bool) -> Vec<Job> {
         let late = self.shared.queue.lock().expire(limit, is_late);
-        late.iter().for_each(|job| self.tell(Call::Forget(job.id)));
+        late.iter().for_each(|job| self.calls.tell(Call::Forget(job.id)));
         late
     }
 
@@ -313,7 +306,7 @@ impl Outbox for DurableOutbox {
 
     fn finish(&self) -> BoxFuture<'_, usize> {
         let (reply, written) = oneshot::channel();
-        self.tell(Call::Flush(reply));
+        self.calls.tell(Call::Flush(reply));
         Box::pin(async move {
             let _ = written.await;
             // They are on disk; nothing ends with the process.
@@ -329,7 +322,7 @@ impl Outbox for DurableOutbox {
 impl Drop for DurableOutbox {
     /// Waits for the thread, so that the file is free when the outbox is gone.
     fn drop(&mut self) {
-        self.calls = None;
+        self.calls.close();
         if let Some(thread) = self.thread.take() {
             // A panic there was printed when it happened.
             let _ = thread.join();

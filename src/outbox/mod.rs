@@ -7,6 +7,7 @@
 //! After a crash a job may be claimed again whose request went out: a status is then read at the
 //! vendor before it is written, a message may be told twice.
 
+mod calls;
 mod durable;
 mod file;
 mod fingerprint;
