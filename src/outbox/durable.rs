@@ -15,6 +15,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::calls::{Call, Calls};
 use super::file::{self, Lock};
+use super::places::Places;
 use super::queue::{Incoming, Queue};
 use super::record::{self, Times};
 use super::store::{self, Store};
@@ -44,6 +45,7 @@ pub struct Options {
 pub struct DurableOutbox {
     shared: Arc<Shared>,
     calls: Arc<Calls>,
+    places: Places,
     /// Of an earlier process.
     waits: Vec<(Arc<str>, Instant)>,
     thread: Option<JoinHandle<()>>,
@@ -122,7 +124,7 @@ impl DurableOutbox {
             backlog: left.needless.into_iter().map(Call::Forget).collect(),
         };
         let thread = std::thread::Builder::new().name("outbox".into()).spawn(move || writer.run())?;
-        Ok(Self { shared, calls, waits: left.waits, thread: Some(thread) })
+        Ok(Self { shared, calls, places: Places::new(limits.memory), waits: left.waits, thread: Some(thread) })
     }
 }
 
@@ -269,27 +271,27 @@ impl Outbox for DurableOutbox {
     }
 
     fn distrust(&self, distrust: bool) {
-        self.shared.queue.lock().distrust(distrust);
+        self.places.distrust(distrust);
     }
 
     fn memory(&self) -> Option<u64> {
-        self.shared.queue.lock().memory()
+        self.places.memory()
     }
 
     fn forget_said(&self) {
-        self.shared.queue.lock().forget_said();
+        self.places.forget_said();
     }
 
     fn forget_speaker(&self, provider: &str) {
-        self.shared.queue.lock().forget_speaker(provider);
+        self.places.forget_speaker(provider);
     }
 
     fn known(&self, place: &str) -> Option<Known> {
-        self.shared.queue.lock().known(place)
+        self.places.known(place)
     }
 
     fn note(&self, place: &str, known: Known) {
-        self.shared.queue.lock().note(place, known);
+        self.places.note(place, known);
     }
 
     fn held(&self) -> Vec<(Arc<str>, Held)> {

@@ -14,6 +14,7 @@ mod fingerprint;
 mod generations;
 mod job;
 mod memory;
+mod places;
 mod queue;
 pub mod record;
 mod repeats;
