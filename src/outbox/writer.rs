@@ -179,13 +179,13 @@ impl Writer {
     /// Takes what is on disk into the order, and answers those who brought it.
     fn answer(&mut self, puts: Vec<Put>, written: Result<(), PutError>) {
         let shared = self.shared.clone();
-        let mut queue = shared.queue.lock();
         let mut answers = Vec::with_capacity(puts.len());
         for (jobs, records, reply) in puts {
+            // Whoever claims and settles meanwhile waits for one of them, not for all.
+            let mut queue = shared.queue.lock();
             queue.keep_promise(jobs.len(), records.iter().map(Vec::len).sum());
             answers.push((reply, written.map(|()| self.accept(&mut queue, jobs, &records))));
         }
-        drop(queue);
         let send = || {
             for (reply, answer) in answers {
                 // Whoever went away meanwhile is told nothing; what it brought is kept.
