@@ -5,9 +5,12 @@
 //! event ─► index: which Alerts listen to the object ─► filters ─► gates ─► compose ─► outbox
 //! ```
 
+use std::pin::Pin;
 use std::sync::Arc;
-
+use std::task::{Context, Poll};
 use std::time::Duration;
+
+use tokio::runtime::Handle;
 
 use crate::api::{Event, InvolvedObject, Key};
 use crate::clock::Clock;
@@ -109,9 +112,7 @@ impl Pipeline {
         let everything = jobs.len() == matched.len();
         // A sender that hangs up takes this future with it; what is on disk by then is delivered and
         // counted all the same.
-        let stored = tokio::spawn(self.clone().store(jobs, kinds)).await;
-        // It ends without an answer only with the process, or by a bug that was printed.
-        match stored.unwrap_or(Err(PutError::Closed)) {
+        match Outliving(Some(Box::pin(self.clone().store(jobs, kinds)))).await {
             Ok(fates) => {
                 count_skips();
                 let repeat = everything && fates.iter().all(|fate| *fate == Fate::Repeat);
@@ -292,6 +293,32 @@ impl Pipeline {
                 reason = skip.label(),
                 "event not sent"
             ),
+        }
+    }
+}
+
+/// A future that goes on by itself when whoever waits for it goes away: a task for those few, not for each.
+struct Outliving<F: Future<Output: Send> + Send + 'static>(Option<Pin<Box<F>>>);
+
+impl<F: Future<Output: Send> + Send + 'static> Future for Outliving<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        // One that panics does not go on.
+        let mut rest = self.0.take().expect("nobody asks after the end");
+        let polled = rest.as_mut().poll(context);
+        if polled.is_pending() {
+            self.0 = Some(rest);
+        }
+        polled
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Drop for Outliving<F> {
+    fn drop(&mut self) {
+        // There is no runtime any more when the process ends.
+        if let (Some(rest), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(rest);
         }
     }
 }

@@ -8,7 +8,7 @@
 //! | 405 | not a POST |
 //! | 413 | more than 3 MiB |
 //! | 429 | every Alert that matched was told this within the interval; never for overload, because senders take it for "delivered" |
-//! | 431 | more than 256 KiB of headers |
+//! | 431 | more than 100 headers, or 256 KiB of them |
 //! | 503 | not synced yet, or the outbox cannot take it: come again in 8 s |
 //!
 //! Bodies are always empty: senders leave a body unread, which pins their connection.
@@ -115,10 +115,10 @@ impl Door {
                 let door = door.clone();
                 async move { Ok::<_, std::convert::Infallible>(door.answer(request).await) }
             });
+            // 100 headers, as many as hyper has room for without asking the heap for each request.
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
-                .max_headers(4096)
                 .max_buf_size(MAX_HEADERS)
                 .serve_connection(TokioIo::new(stream), service);
             let connection = graceful.watch(connection);

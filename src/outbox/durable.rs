@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,13 @@ use futures::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use super::calls::{Call, Calls};
 use super::file::{self, Lock};
+use super::places::Places;
 use super::queue::{Incoming, Queue};
 use super::record::{self, Times};
 use super::store::{self, Store};
-use super::writer::{Call, Calls, Shared, Writer};
+use super::writer::{Shared, Writer};
 use super::{
     Counts, Fate, Held, Job, JobId, Known, LONGEST_WAIT, Limits, May, NewJob, Operation, Outbox, PutError, Receipt,
     Retry, Settled, Settlement, Stamp,
@@ -42,8 +44,8 @@ pub struct Options {
 /// See the module.
 pub struct DurableOutbox {
     shared: Arc<Shared>,
-    /// `None` once it is dropped.
-    calls: Option<Calls>,
+    calls: Arc<Calls>,
+    places: Places,
     /// Of an earlier process.
     waits: Vec<(Arc<str>, Instant)>,
     thread: Option<JoinHandle<()>>,
@@ -101,10 +103,9 @@ impl DurableOutbox {
             gone: AtomicBool::new(false),
             clock,
         });
-        let (urgent, received) = mpsc::channel();
-        let calls = Calls { urgent, others: Arc::default() };
+        let calls: Arc<Calls> = Arc::default();
         let writer = Writer {
-            others: calls.others.clone(),
+            calls: calls.clone(),
             shared: shared.clone(),
             // Something other than any answer, so that wishes left while nobody ran are read.
             data_version: -1,
@@ -122,14 +123,8 @@ impl DurableOutbox {
             runtime: tokio::runtime::Handle::try_current().ok(),
             backlog: left.needless.into_iter().map(Call::Forget).collect(),
         };
-        let thread = std::thread::Builder::new().name("outbox".into()).spawn(move || writer.run(&received))?;
-        Ok(Self { shared, calls: Some(calls), waits: left.waits, thread: Some(thread) })
-    }
-
-    fn tell(&self, call: Call) {
-        if let Some(calls) = &self.calls {
-            calls.tell(call);
-        }
+        let thread = std::thread::Builder::new().name("outbox".into()).spawn(move || writer.run())?;
+        Ok(Self { shared, calls, places: Places::new(limits.memory), waits: left.waits, thread: Some(thread) })
     }
 }
 
@@ -195,7 +190,7 @@ impl Outbox for DurableOutbox {
             Err(error) => return Box::pin(ready(Err(error))),
         }
         let (reply, answer) = oneshot::channel();
-        self.tell(Call::Put { jobs, records, reply });
+        self.calls.tell(Call::Put { jobs, records, reply });
         Box::pin(async move { answer.await.unwrap_or(Err(PutError::Closed)) })
     }
 
@@ -208,7 +203,7 @@ impl Outbox for DurableOutbox {
     }
 
     fn wait(&self, provider: &str, until: Instant) {
-        self.tell(Call::Wait { provider: provider.into(), until });
+        self.calls.tell(Call::Wait { provider: provider.into(), until });
     }
 
     fn waits(&self) -> Vec<(Arc<str>, Instant)> {
@@ -218,7 +213,7 @@ impl Outbox for DurableOutbox {
     fn settle(&self, job: &Arc<Job>, now: Instant, settlement: Settlement) -> Settled {
         let settled = self.shared.queue.lock().settle(job, now, &settlement);
         let job = job.clone();
-        self.tell(match (settlement, settled) {
+        self.calls.tell(match (settlement, settled) {
             (Settlement::Retry(Retry { pause, told, why }), Settled::AsAsked) => {
                 Call::PutOff { job, due: now + pause, told, why }
             }
@@ -241,13 +236,13 @@ impl Outbox for DurableOutbox {
 
     fn discard(&self, id: JobId) -> Option<Job> {
         let job = self.shared.queue.lock().discard(id)?;
-        self.tell(Call::Forget(id));
+        self.calls.tell(Call::Forget(id));
         Some(job)
     }
 
     fn expire(&self, limit: usize, is_late: &dyn Fn(&NewJob) -> bool) -> Vec<Job> {
         let late = self.shared.queue.lock().expire(limit, is_late);
-        late.iter().for_each(|job| self.tell(Call::Forget(job.id)));
+        late.iter().for_each(|job| self.calls.tell(Call::Forget(job.id)));
         late
     }
 
@@ -276,27 +271,27 @@ impl Outbox for DurableOutbox {
     }
 
     fn distrust(&self, distrust: bool) {
-        self.shared.queue.lock().distrust(distrust);
+        self.places.distrust(distrust);
     }
 
     fn memory(&self) -> Option<u64> {
-        self.shared.queue.lock().memory()
+        self.places.memory()
     }
 
     fn forget_said(&self) {
-        self.shared.queue.lock().forget_said();
+        self.places.forget_said();
     }
 
     fn forget_speaker(&self, provider: &str) {
-        self.shared.queue.lock().forget_speaker(provider);
+        self.places.forget_speaker(provider);
     }
 
     fn known(&self, place: &str) -> Option<Known> {
-        self.shared.queue.lock().known(place)
+        self.places.known(place)
     }
 
     fn note(&self, place: &str, known: Known) {
-        self.shared.queue.lock().note(place, known);
+        self.places.note(place, known);
     }
 
     fn held(&self) -> Vec<(Arc<str>, Held)> {
@@ -313,7 +308,7 @@ impl Outbox for DurableOutbox {
 
     fn finish(&self) -> BoxFuture<'_, usize> {
         let (reply, written) = oneshot::channel();
-        self.tell(Call::Flush(reply));
+        self.calls.tell(Call::Flush(reply));
         Box::pin(async move {
             let _ = written.await;
             // They are on disk; nothing ends with the process.
@@ -329,7 +324,7 @@ impl Outbox for DurableOutbox {
 impl Drop for DurableOutbox {
     /// Waits for the thread, so that the file is free when the outbox is gone.
     fn drop(&mut self) {
-        self.calls = None;
+        self.calls.close();
         if let Some(thread) = self.thread.take() {
             // A panic there was printed when it happened.
             let _ = thread.join();

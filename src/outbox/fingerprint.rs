@@ -3,6 +3,7 @@
 
 use std::hash::{DefaultHasher, Hasher};
 
+use super::Subject;
 use crate::compose::Slot;
 
 /// See the module. The hash is the standard library's, which the next Rust may change: on disk it
@@ -28,6 +29,14 @@ impl Fingerprint {
     /// Of a Slot.
     pub fn of_slot(slot: &Slot) -> Self {
         Self::of(&[&slot.provider, &slot.repository, &slot.commit, &slot.name])
+    }
+
+    /// Of the Slot that a job is about, if it is about one.
+    pub fn of_subject(subject: &Subject) -> Option<Self> {
+        match subject {
+            Subject::Slot(slot) => Some(Self::of_slot(slot)),
+            Subject::Stream { .. } => None,
+        }
     }
 
     /// As a key on disk.

@@ -34,7 +34,9 @@ impl<K: Hash + Eq, V> Generations<K, V> {
     pub fn insert(&mut self, key: K, value: V) {
         self.old.remove(&key);
         if self.young.len() >= self.capacity / 2 && !self.young.contains_key(&key) {
-            self.old = std::mem::take(&mut self.young);
+            std::mem::swap(&mut self.young, &mut self.old);
+            // It keeps its room, which the next generation fills again.
+            self.young.clear();
         }
         self.young.insert(key, value);
     }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use futures::future::{BoxFuture, pending, ready};
 use parking_lot::Mutex;
 
+use super::places::Places;
 use super::queue::{Incoming, Limits, Queue};
 use super::{
     Counts, Held, Job, JobId, Known, May, NewJob, Operation, Outbox, PutError, Receipt, Settled, Settlement, record,
@@ -18,13 +19,14 @@ use super::{
 #[derive(Debug)]
 pub struct MemoryOutbox {
     queue: Mutex<Queue>,
+    places: Places,
     last_id: AtomicU64,
 }
 
 impl MemoryOutbox {
     /// An empty outbox.
     pub fn new(limits: Limits) -> Self {
-        Self { queue: Mutex::new(Queue::new(limits)), last_id: AtomicU64::new(0) }
+        Self { queue: Mutex::new(Queue::new(limits)), places: Places::new(limits.memory), last_id: AtomicU64::new(0) }
     }
 
     fn put_now(&self, jobs: Vec<NewJob>) -> Result<Receipt, PutError> {
@@ -103,27 +105,27 @@ impl Outbox for MemoryOutbox {
     }
 
     fn distrust(&self, distrust: bool) {
-        self.queue.lock().distrust(distrust);
+        self.places.distrust(distrust);
     }
 
     fn memory(&self) -> Option<u64> {
-        self.queue.lock().memory()
+        self.places.memory()
     }
 
     fn forget_said(&self) {
-        self.queue.lock().forget_said();
+        self.places.forget_said();
     }
 
     fn forget_speaker(&self, provider: &str) {
-        self.queue.lock().forget_speaker(provider);
+        self.places.forget_speaker(provider);
     }
 
     fn known(&self, place: &str) -> Option<Known> {
-        self.queue.lock().known(place)
+        self.places.known(place)
     }
 
     fn note(&self, place: &str, known: Known) {
-        self.queue.lock().note(place, known);
+        self.places.note(place, known);
     }
 
     fn held(&self) -> Vec<(Arc<str>, Held)> {

@@ -7,12 +7,14 @@
 //! After a crash a job may be claimed again whose request went out: a status is then read at the
 //! vendor before it is written, a message may be told twice.
 
+mod calls;
 mod durable;
 mod file;
 mod fingerprint;
 mod generations;
 mod job;
 mod memory;
+mod places;
 mod queue;
 pub mod record;
 mod repeats;

@@ -11,9 +11,7 @@ use hashbrown::HashMap;
 
 use super::fingerprint::Fingerprint;
 use super::repeats::Repeats;
-use super::{
-    Counts, Fate, Generations, Held, Job, JobId, Known, NewJob, PutError, Said, Settled, Settlement, Stamp, Subject,
-};
+use super::{Counts, Fate, Generations, Held, Job, JobId, NewJob, PutError, Settled, Settlement, Stamp, Subject};
 
 /// Bounds of an outbox.
 #[derive(Clone, Copy, Debug)]
@@ -67,11 +65,6 @@ pub(super) struct Queue {
     delayed_subjects: HashMap<JobId, (Instant, Subject)>,
     /// Slots that have no job now, with the stamp of the newest statement accepted.
     settled: Generations<Fingerprint, Stamp>,
-    known: Generations<Fingerprint, Known>,
-    /// Nothing of `known` may be relied on.
-    distrusted: bool,
-    /// How often `known` was forgotten.
-    forgotten: u64,
     repeats: Repeats,
     held: usize,
     bytes: usize,
@@ -89,6 +82,8 @@ struct Waiting {
     ready: Option<Place>,
     /// The head is claimed.
     claimed: bool,
+    /// Of the subject, if that is one.
+    slot: Option<Fingerprint>,
     /// The newest statement accepted.
     latest: Stamp,
 }
@@ -151,9 +146,6 @@ impl Queue {
             delayed: BTreeSet::new(),
             delayed_subjects: HashMap::new(),
             settled: Generations::new(limits.memory),
-            known: Generations::new(limits.memory),
-            distrusted: false,
-            forgotten: 0,
             repeats: Repeats::new(limits.repeat_interval),
             held: 0,
             bytes: 0,
@@ -197,15 +189,15 @@ impl Queue {
     fn is_needless(&self, new: &NewJob) -> Option<Fate> {
         match &new.repeat {
             Some(key) => self.repeats.is_repeat(key, new.stamp.arrived).then_some(Fate::Repeat),
-            None => self.is_older(new).then_some(Fate::Superseded),
+            None => self.is_older(new, Fingerprint::of_subject(&new.subject)).then_some(Fate::Superseded),
         }
     }
 
-    /// Whether a newer statement about the Slot was accepted (rule R1).
-    fn is_older(&self, new: &NewJob) -> bool {
-        let Subject::Slot(slot) = &new.subject else { return false };
+    /// Whether a newer statement about the Slot was accepted (rule R1); `slot` is `None` for a message.
+    fn is_older(&self, new: &NewJob, slot: Option<Fingerprint>) -> bool {
+        let Some(slot) = slot else { return false };
         let waiting = self.subjects.get(&new.subject).map(|waiting| &waiting.latest);
-        let latest = waiting.or_else(|| self.settled.get(&Fingerprint::of_slot(slot)));
+        let latest = waiting.or_else(|| self.settled.get(&slot));
         latest.is_some_and(|latest| new.stamp.is_older_than(latest))
     }
 
@@ -237,7 +229,8 @@ impl Queue {
     }
 
     fn place(&mut self, job: Incoming) -> Placed {
-        if self.is_older(&job.new) {
+        let slot = Fingerprint::of_subject(&job.new.subject);
+        if self.is_older(&job.new, slot) {
             return Placed { fate: Fate::Superseded, replaced: Vec::new() };
         }
         let Incoming { id, new, bytes, attempts, due } = job;
@@ -248,14 +241,11 @@ impl Queue {
         let mut entry = Entry { id, new: Arc::new(new), bytes, attempts, due: None };
         let mut replaced = Vec::new();
         let Some(waiting) = self.subjects.get_mut(&subject) else {
-            let before = match &subject {
-                Subject::Slot(slot) => self.settled.remove(&Fingerprint::of_slot(slot)),
-                Subject::Stream { .. } => None,
-            };
+            let before = slot.and_then(|slot| self.settled.remove(&slot));
             let latest = latest.following(before.as_ref());
             entry.due = due;
             let jobs = VecDeque::from([entry]);
-            self.subjects.insert(subject.clone(), Waiting { jobs, ready: None, claimed: false, latest });
+            self.subjects.insert(subject.clone(), Waiting { jobs, ready: None, claimed: false, slot, latest });
             match due {
                 Some(due) => self.delay(due, id, subject),
                 None => self.make_ready(subject),
@@ -438,8 +428,8 @@ impl Queue {
         self.bytes -= head.bytes;
         if !waiting.jobs.is_empty() {
             self.make_ready(subject.clone());
-        } else if let (Some(done), Subject::Slot(slot)) = (self.subjects.remove(subject), subject) {
-            self.settled.insert(Fingerprint::of_slot(slot), done.latest);
+        } else if let Some(Waiting { slot: Some(slot), latest, .. }) = self.subjects.remove(subject) {
+            self.settled.insert(slot, latest);
         }
     }
 
@@ -512,49 +502,6 @@ impl Queue {
             self.take_turn(subject.provider().clone());
         }
         Some(job)
-    }
-
-    /// See [`super::Outbox::distrust`].
-    pub fn distrust(&mut self, distrust: bool) {
-        if std::mem::replace(&mut self.distrusted, distrust) && !distrust {
-            self.forget_said();
-        }
-    }
-
-    /// See [`super::Outbox::memory`].
-    pub fn memory(&self) -> Option<u64> {
-        (!self.distrusted).then_some(self.forgotten)
-    }
-
-    /// See [`super::Outbox::forget_said`].
-    pub fn forget_said(&mut self) {
-        self.forgotten += 1;
-        self.known.retain(|_, known| known.said == Said::Uncertain);
-    }
-
-    /// See [`super::Outbox::forget_speaker`].
-    pub fn forget_speaker(&mut self, provider: &str) {
-        let nobody: Arc<str> = "".into();
-        self.known.retain(|_, known| {
-            let spoke = *known.by == *provider;
-            if spoke {
-                known.by = nobody.clone();
-            }
-            !(spoke && known.is_contested())
-        });
-    }
-
-    /// What a place was last told.
-    pub fn known(&self, place: &str) -> Option<Known> {
-        if self.distrusted {
-            return None;
-        }
-        self.known.get(&Fingerprint::of(&[place])).cloned()
-    }
-
-    /// Notes what a place was told.
-    pub fn note(&mut self, place: &str, known: Known) {
-        self.known.insert(Fingerprint::of(&[place]), known);
     }
 
     /// When the next waiting job becomes due.

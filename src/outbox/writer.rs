@@ -6,29 +6,26 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use super::calls::{Call, Calls};
 use super::file::{self, Lock};
 use super::queue::{Incoming, Queue};
 use super::record::{self, Times};
 use super::store::{self, SlotSaid, Store, Writes};
-use super::{Fate, Job, JobId, NewJob, Operation, PutError, Receipt, RepeatKey, Subject};
+use super::{Fate, JobId, NewJob, Operation, PutError, Receipt, Subject};
 use crate::clock::Clock;
 use crate::compose::Notice;
 
-/// Calls that share one transaction at most: what keeps the first of them from waiting for ever.
-const BATCH: usize = 2048;
+/// How long callers are waited for that shared the last transactions, in times of what a transaction takes.
+/// One that comes in time spares the CPU of another transaction, and while there is much to do they come late.
+const PATIENCE: u32 = 3;
 
-/// How often it is looked whether callers came again that shared the last transactions, and how long between
-/// two looks at most: altogether as long as the sync that they spare, or a little longer.
-const LOOKS: usize = 6;
-
-/// See [`LOOKS`].
-const BETWEEN_LOOKS: Duration = Duration::from_micros(500);
+/// The most of that.
+const LONGEST_PATIENCE: Duration = Duration::from_millis(3);
 
 /// How often what nobody waits for is written, and the file is looked at for wishes of operators. What
 /// ended in that time is written at once: jobs that came one after the other go in one sweep.
@@ -61,58 +58,6 @@ pub(super) struct Shared {
     pub clock: Arc<dyn Clock>,
 }
 
-/// What the thread is asked.
-pub(super) enum Call {
-    /// Store these; `records` are the jobs as they are written.
-    Put { jobs: Vec<NewJob>, records: Vec<Vec<u8>>, reply: oneshot::Sender<Result<Receipt, PutError>> },
-    /// A job is over; its place says what it wanted, or not.
-    End { job: Arc<Job>, said: bool },
-    /// A job is over that was never claimed.
-    Forget(JobId),
-    /// A message was accepted then: what is equal to it is a repeat. Until this is written the job
-    /// itself says so.
-    Remember(RepeatKey, Instant),
-    /// A job is tried again.
-    PutOff { job: Arc<Job>, due: Instant, told: bool, why: String },
-    /// A vendor wants nothing through this Provider until then.
-    Wait { provider: Arc<str>, until: Instant },
-    /// Answer when everything before this is written.
-    Flush(oneshot::Sender<()>),
-}
-
-impl Call {
-    /// Somebody waits, or a message would be told twice or a vendor's wait be forgotten if this were
-    /// lost. A status is read at the vendor before it is told again.
-    fn is_urgent(&self) -> bool {
-        match self {
-            // In their order: the last pause of a job is the one that counts.
-            Call::Put { .. } | Call::PutOff { .. } | Call::Wait { .. } | Call::Flush(_) => true,
-            Call::End { job, .. } => matches!(job.new.subject, Subject::Stream { .. }),
-            Call::Forget(_) | Call::Remember(..) => false,
-        }
-    }
-}
-
-/// The way to the thread. What is not urgent wakes nobody: it goes along with what is, or with the
-/// next tick.
-#[derive(Clone)]
-pub(super) struct Calls {
-    pub urgent: Sender<Call>,
-    pub others: Arc<Mutex<Vec<Call>>>,
-}
-
-impl Calls {
-    /// Tells the thread.
-    pub fn tell(&self, call: Call) {
-        if call.is_urgent() {
-            // The thread ends with the last sender, or by a panic, which ends the process.
-            let _ = self.urgent.send(call);
-        } else {
-            self.others.lock().push(call);
-        }
-    }
-}
-
 pub(super) struct Writer {
     pub shared: Arc<Shared>,
     pub store: Store,
@@ -126,8 +71,7 @@ pub(super) struct Writer {
     pub repeat_interval: Duration,
     /// Added to every sync, by tests.
     pub sync_delay: Duration,
-    /// See [`Calls`].
-    pub others: Arc<Mutex<Vec<Call>>>,
+    pub calls: Arc<Calls>,
     /// What is not written yet and nobody waits for.
     pub backlog: Vec<Call>,
     /// Why the last write failed, and when the next one is tried.
@@ -145,43 +89,44 @@ pub(super) struct Writer {
 /// What a caller of `put` brings.
 type Put = (Vec<NewJob>, Vec<Vec<u8>>, oneshot::Sender<Result<Receipt, PutError>>);
 
-/// Nothing is written once the thread is gone, were it by a panic.
-struct Unready(Arc<Shared>);
+/// Nothing is written once the thread is gone, were it by a panic; nobody waits for it then.
+struct Unready(Arc<Shared>, Arc<Calls>);
 
 impl Drop for Unready {
     fn drop(&mut self) {
         self.0.writes.store(false, Ordering::Relaxed);
         self.0.gone.store(true, Ordering::Relaxed);
         self.0.asked.notify_one();
+        self.1.close();
+        drop(self.1.take());
     }
 }
 
 impl Writer {
-    /// Works until every sender of calls is gone.
-    pub fn run(mut self, calls: &Receiver<Call>) {
-        let _unready = Unready(self.shared.clone());
+    /// Works until nobody calls any more.
+    pub fn run(mut self) {
+        let _unready = Unready(self.shared.clone(), self.calls.clone());
         let mut swept = self.shared.clock.now();
         let mut ticked = swept;
         // Calls that are likely, and how long a transaction takes.
         let (mut likely, mut took) = (0, Duration::ZERO);
         loop {
-            let first = calls.recv_timeout(TICK);
-            let quiet = matches!(first, Err(RecvTimeoutError::Timeout));
-            let ends = matches!(first, Err(RecvTimeoutError::Disconnected));
-            let mut batch: Vec<Call> = first.into_iter().collect();
-            batch.extend(calls.try_iter().take(BATCH));
-            let mut looks = 0;
-            while !batch.is_empty() && batch.len() < likely - likely / 8 && looks < LOOKS {
-                std::thread::sleep((took / 4).min(BETWEEN_LOOKS));
-                batch.extend(calls.try_iter().take(BATCH));
-                looks += 1;
+            let (mut came, mut ends) = self.calls.wait(1, TICK);
+            let quiet = came == 0;
+            let wanted = likely - likely / 8;
+            if (1..wanted).contains(&came) {
+                (came, ends) = self.calls.wait(wanted, (took * PATIENCE).min(LONGEST_PATIENCE));
+                if came < wanted {
+                    // Those who did not come are not waited for again.
+                    likely = 0;
+                }
             }
-            // Those who did not come are not waited for again.
-            likely = if looks == LOOKS { batch.len() } else { batch.len().max(likely) };
+            let batch = self.calls.take();
+            likely = batch.len().max(likely);
             let began = self.shared.clock.now();
             let ticks = quiet || ends || began.saturating_duration_since(ticked) >= TICK;
             if ticks || batch.iter().any(|call| matches!(call, Call::Flush(_))) {
-                self.backlog.append(&mut self.others.lock());
+                self.backlog.append(&mut self.calls.take_others());
             }
             self.carry_out(batch);
             let now = self.shared.clock.now();
@@ -234,13 +179,13 @@ impl Writer {
     /// Takes what is on disk into the order, and answers those who brought it.
     fn answer(&mut self, puts: Vec<Put>, written: Result<(), PutError>) {
         let shared = self.shared.clone();
-        let mut queue = shared.queue.lock();
         let mut answers = Vec::with_capacity(puts.len());
         for (jobs, records, reply) in puts {
+            // Whoever claims and settles meanwhile waits for one of them, not for all.
+            let mut queue = shared.queue.lock();
             queue.keep_promise(jobs.len(), records.iter().map(Vec::len).sum());
             answers.push((reply, written.map(|()| self.accept(&mut queue, jobs, &records))));
         }
-        drop(queue);
         let send = || {
             for (reply, answer) in answers {
                 // Whoever went away meanwhile is told nothing; what it brought is kept.
@@ -462,7 +407,7 @@ mod tests {
     use super::*;
     use crate::api::Key;
     use crate::clock::TurnedClock;
-    use crate::outbox::Stamp;
+    use crate::outbox::{Job, Stamp};
 
     #[test]
     fn what_waits_for_a_disk_has_a_bound() {

@@ -186,6 +186,12 @@ async fn more_headers_than_may_be_end_the_connection() {
     let mut wire = Wire::to(&herald).await;
     let filler = |bytes: usize| format!("X-Filler: {}\r\n", "x".repeat(bytes));
     assert_eq!(wire.ask("POST", "/", &filler(250 << 10), b"{}").await.status, 202);
+    // With Host and Content-Length these are 100.
+    assert_eq!(wire.ask("POST", "/", &"X-Filler: x\r\n".repeat(98), b"{}").await.status, 202);
+    let mut many = Wire::to(&herald).await;
+    many.send(format!("POST / HTTP/1.1\r\nHost: h\r\n{}\r\n", "X-Filler: x\r\n".repeat(100))).await;
+    assert_eq!(many.answer().await.status, 431);
+    assert_eq!(many.rest().await, b"");
 
     wire.send(format!("POST / HTTP/1.1\r\nHost: h\r\n{}", filler(300 << 10))).await;
     assert_eq!(wire.answer().await.status, 431);

@@ -1,0 +1,105 @@
+//! The way to the thread that writes: what it is asked, and when it is woken for it. The durable
+//! outbox calls, the writer listens.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use super::{Job, JobId, NewJob, PutError, Receipt, RepeatKey, Subject};
+
+/// What the thread is asked.
+pub(super) enum Call {
+    /// Store these; `records` are the jobs as they are written.
+    Put { jobs: Vec<NewJob>, records: Vec<Vec<u8>>, reply: oneshot::Sender<Result<Receipt, PutError>> },
+    /// A job is over; its place says what it wanted, or not.
+    End { job: Arc<Job>, said: bool },
+    /// A job is over that was never claimed.
+    Forget(JobId),
+    /// A message was accepted then: what is equal to it is a repeat. Until this is written the job
+    /// itself says so.
+    Remember(RepeatKey, Instant),
+    /// A job is tried again.
+    PutOff { job: Arc<Job>, due: Instant, told: bool, why: String },
+    /// A vendor wants nothing through this Provider until then.
+    Wait { provider: Arc<str>, until: Instant },
+    /// Answer when everything before this is written.
+    Flush(oneshot::Sender<()>),
+}
+
+impl Call {
+    /// Somebody waits, or a message would be told twice or a vendor's wait be forgotten if this were
+    /// lost. A status is read at the vendor before it is told again.
+    fn is_urgent(&self) -> bool {
+        match self {
+            // In their order: the last pause of a job is the one that counts.
+            Call::Put { .. } | Call::PutOff { .. } | Call::Wait { .. } | Call::Flush(_) => true,
+            Call::End { job, .. } => matches!(job.new.subject, Subject::Stream { .. }),
+            Call::Forget(_) | Call::Remember(..) => false,
+        }
+    }
+}
+
+/// Calls that the thread has not taken yet. What is not urgent wakes nobody: it goes along with what is,
+/// or with the next tick.
+#[derive(Default)]
+pub(super) struct Calls {
+    inbox: Mutex<Inbox>,
+    came: Condvar,
+}
+
+#[derive(Default)]
+struct Inbox {
+    urgent: Vec<Call>,
+    others: Vec<Call>,
+    /// How many urgent ones wake the thread.
+    wanted: usize,
+    /// Nobody calls any more, or nobody listens.
+    closed: bool,
+}
+
+impl Calls {
+    /// Tells the thread. When it is gone the call is dropped, and with it the reply that somebody waits for.
+    pub fn tell(&self, call: Call) {
+        let mut inbox = self.inbox.lock();
+        if inbox.closed {
+            drop(inbox);
+        } else if call.is_urgent() {
+            inbox.urgent.push(call);
+            let enough = inbox.urgent.len() == inbox.wanted;
+            drop(inbox);
+            if enough {
+                self.came.notify_one();
+            }
+        } else {
+            inbox.others.push(call);
+        }
+    }
+
+    /// Sleeps until so many urgent calls are there or none will come, for so long at most. How many are
+    /// there, and whether none will come.
+    pub fn wait(&self, wanted: usize, patience: Duration) -> (usize, bool) {
+        let mut inbox = self.inbox.lock();
+        inbox.wanted = wanted;
+        let too_few = |inbox: &mut Inbox| inbox.urgent.len() < wanted && !inbox.closed;
+        self.came.wait_while_for(&mut inbox, too_few, patience);
+        (inbox.urgent.len(), inbox.closed)
+    }
+
+    /// Takes the urgent calls.
+    pub fn take(&self) -> Vec<Call> {
+        std::mem::take(&mut self.inbox.lock().urgent)
+    }
+
+    /// Takes the others.
+    pub fn take_others(&self) -> Vec<Call> {
+        std::mem::take(&mut self.inbox.lock().others)
+    }
+
+    /// One side is gone.
+    pub fn close(&self) {
+        self.inbox.lock().closed = true;
+        self.came.notify_one();
+    }
+}
