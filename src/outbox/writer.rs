@@ -24,6 +24,10 @@ use crate::compose::Notice;
 /// One that comes in time spares the CPU of another transaction, and while there is much to do they come late.
 const PATIENCE: u32 = 3;
 
+/// Bytes of new jobs that share a transaction, unless one caller brings more: the log holds a transaction whole,
+/// and counts towards `--outbox-max-bytes` (`store::LOG_BYTES`).
+const TRANSACTION: usize = 8 << 20;
+
 /// The most of that.
 const LONGEST_PATIENCE: Duration = Duration::from_millis(3);
 
@@ -88,6 +92,24 @@ pub(super) struct Writer {
 
 /// What a caller of `put` brings.
 type Put = (Vec<NewJob>, Vec<Vec<u8>>, oneshot::Sender<Result<Receipt, PutError>>);
+
+/// What goes into a transaction each, in the order it came.
+fn parts(puts: Vec<Put>) -> Vec<Vec<Put>> {
+    let mut parts: Vec<Vec<Put>> = Vec::new();
+    let mut bytes = 0;
+    for put in puts {
+        let more: usize = put.1.iter().map(Vec::len).sum();
+        match parts.last_mut() {
+            Some(part) if bytes + more <= TRANSACTION => part.push(put),
+            _ => {
+                bytes = 0;
+                parts.push(vec![put]);
+            }
+        }
+        bytes += more;
+    }
+    parts
+}
 
 /// Nothing is written once the thread is gone, were it by a panic; nobody waits for it then.
 struct Unready(Arc<Shared>, Arc<Calls>);
@@ -155,7 +177,11 @@ impl Writer {
                 end => self.backlog.push(end),
             }
         }
-        if !puts.is_empty() || !self.backlog.is_empty() || !self.whole || self.failing.is_some() {
+        let mut parts = parts(puts);
+        if parts.is_empty() && (!self.backlog.is_empty() || !self.whole || self.failing.is_some()) {
+            parts.push(Vec::new());
+        }
+        for puts in parts {
             let now = self.shared.clock.now();
             let refused = match self.failing {
                 // Somebody stops and wants to know.
@@ -408,6 +434,22 @@ mod tests {
     use crate::api::Key;
     use crate::clock::TurnedClock;
     use crate::outbox::{Job, Stamp};
+
+    #[test]
+    fn a_transaction_has_a_bound_and_a_caller_s_jobs_are_not_parted() {
+        const MIB: usize = 1 << 20;
+        let put = |sizes: &[usize]| {
+            let records = sizes.iter().map(|size| vec![0; size * MIB]).collect();
+            (Vec::new(), records, oneshot::channel().0)
+        };
+        let puts = [&[3][..], &[3], &[1, 1], &[1], &[9, 9], &[], &[1]].map(put).into();
+        let sizes = |part: &Vec<Put>| {
+            part.iter().map(|put| put.1.iter().map(Vec::len).sum::<usize>() / MIB).collect::<Vec<_>>()
+        };
+        let shown: Vec<_> = parts(puts).iter().map(sizes).collect();
+        assert_eq!(shown, [vec![3, 3, 2], vec![1], vec![18], vec![0, 1]]);
+        assert!(parts(Vec::new()).is_empty());
+    }
 
     #[test]
     fn what_waits_for_a_disk_has_a_bound() {
