@@ -345,6 +345,23 @@ async fn what_a_repository_refused_is_told_as_soon_as_its_canary_was() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repository_that_is_not_there_is_asked_once_in_the_vendors_own_words() {
+    for kind in ["azuredevops", "bitbucketserver", "gitea", "github", "gitlab"] {
+        let forge = forge().await;
+        forge.strict();
+        let herald = Turned::with([git(kind, &forge), token(), alert("status", "git")]);
+        herald.post(&kustomization_event("web", &sha(0))).await;
+        herald.put_off(1).await;
+        let told = forge.requests().len();
+        for number in 1..60 {
+            herald.post(&kustomization_event("web", &sha(number))).await;
+        }
+        herald.put_off(60).await;
+        assert_eq!(forge.requests().len(), told, "{kind}: requests besides the first {told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_canary_that_finds_what_it_wanted_keeps_nobody_waiting() {
     for fault in [Fault::answer(403).writes(), Fault::answer(404)] {
         let (forge, slots) = (forge().await, 100);
