@@ -86,10 +86,10 @@ pub(super) async fn enter(
     let mut response = match harm {
         // These two are about the answer, so there has to be one first.
         Harm::HalfBody => cut(forward(parts, body).await).await,
-        Harm::Echo { status } => {
-            let headers =
-                parts.headers.iter().filter_map(|(name, value)| Some(format!("{name}: {}", value.to_str().ok()?)));
-            let request = [headers.collect(), vec![String::from_utf8_lossy(&body).into_owned()]].concat().join("\n");
+        Harm::Echo { status, quote } => {
+            let headers = parts.headers.iter();
+            let headers = headers.filter_map(|(name, value)| Some(format!("{name}: {}", quote(value.to_str().ok()?))));
+            let request = [headers.collect(), vec![quote(&String::from_utf8_lossy(&body))]].concat().join("\n");
             (status, request).into_response()
         }
         harm if afterwards => {

@@ -33,6 +33,7 @@ pub(super) enum Harm {
     /// An answer whose body is the request.
     Echo {
         status: StatusCode,
+        quote: fn(&str) -> String,
     },
     Delay(Duration),
     Reset,
@@ -97,7 +98,15 @@ impl Fault {
     /// Makes the body of an [`answer`](Self::answer) the request itself, headers and body, as some servers do.
     pub fn echo(mut self) -> Self {
         if let Harm::Answer { status, .. } = self.harm {
-            self.harm = Harm::Echo { status };
+            self.harm = Harm::Echo { status, quote: str::to_owned };
+        }
+        self
+    }
+
+    /// The values of the headers, and the body, of an [`echo`](Self::echo) are quoted so.
+    pub fn quoted(mut self, by: fn(&str) -> String) -> Self {
+        if let Harm::Echo { quote, .. } = &mut self.harm {
+            *quote = by;
         }
         self
     }
@@ -163,7 +172,7 @@ impl Fault {
     /// What it does, in a word or two; for counting.
     pub(super) fn label(&self) -> String {
         let harm = match &self.harm {
-            Harm::Answer { status, .. } | Harm::Echo { status } => status.as_u16().to_string(),
+            Harm::Answer { status, .. } | Harm::Echo { status, .. } => status.as_u16().to_string(),
             Harm::Delay(_) => "delay".to_owned(),
             Harm::Reset => "reset".to_owned(),
             Harm::Hang => "hang".to_owned(),
