@@ -191,6 +191,14 @@ impl Inner {
     /// The job is over; `why` when it failed.
     pub(super) fn report(&self, job: &Job, outcome: Outcome, why: Option<&Why>) {
         let new = &job.new;
+        if job.said {
+            // Its end was told when it was said.
+            return match why {
+                Some(why) => self.failed(job, why, true),
+                None if outcome == Outcome::Superseded => {}
+                None => self.worked(new),
+            };
+        }
         let now = self.clock.now();
         let kind = self.kind(job);
         let took = now.saturating_duration_since(new.stamp.arrived);
@@ -252,6 +260,19 @@ impl Inner {
         let stands = why.stands || pause >= LONG || job.attempts + 1 >= PERSISTENT;
         if job.attempts == 0 || stands {
             self.failed(job, why, stands);
+        }
+    }
+
+    /// A look found a status overwritten, and it was written again.
+    pub(super) fn put_right(&self, job: &Job) {
+        let about = About::Alert(job.new.alert.clone());
+        if let Some(unsaid) = self.telling.quiet.admit(about, "Late", self.clock.now()) {
+            about_alert!(
+                warn,
+                &job.new,
+                "a request that was given up took effect over a newer commit status; it was written again",
+                notLogged = unsaid
+            );
         }
     }
 

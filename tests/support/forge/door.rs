@@ -92,6 +92,14 @@ pub(super) async fn enter(
             let request = [headers.collect(), vec![quote(&String::from_utf8_lossy(&body))]].concat().join("\n");
             (status, request).into_response()
         }
+        Harm::Hang { lands: Some(delay) } => {
+            // A task of its own: this one ends when the client hangs up.
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                forward(parts, body).await
+            });
+            std::future::pending().await
+        }
         harm if afterwards => {
             let response = forward(parts, body).await;
             strike(harm).await?.unwrap_or(response)
@@ -111,7 +119,7 @@ pub(super) async fn enter(
 async fn strike(harm: Harm) -> Result<Option<Response>, Reset> {
     match harm {
         Harm::Reset => Err(Reset),
-        Harm::Hang => std::future::pending().await,
+        Harm::Hang { .. } => std::future::pending().await,
         Harm::Delay(delay) => {
             tokio::time::sleep(delay).await;
             Ok(None)

@@ -37,7 +37,10 @@ pub(super) enum Harm {
     },
     Delay(Duration),
     Reset,
-    Hang,
+    Hang {
+        /// It takes effect all the same, this long after it came.
+        lands: Option<Duration>,
+    },
     HalfBody,
 }
 
@@ -67,7 +70,16 @@ impl Fault {
 
     /// Never answers; the connection stays open until the client or the forge ends it.
     pub fn hang() -> Self {
-        Self::new(Harm::Hang)
+        Self::new(Harm::Hang { lands: None })
+    }
+
+    /// Lets the request of a [`hang`](Self::hang) take effect so long after it came, whether or not the client is
+    /// still there.
+    pub fn lands_after(mut self, delay: Duration) -> Self {
+        if let Harm::Hang { lands } = &mut self.harm {
+            *lands = Some(delay);
+        }
+        self
     }
 
     /// Takes the request as usual, promises the whole answer, sends half of its body and closes.
@@ -175,7 +187,8 @@ impl Fault {
             Harm::Answer { status, .. } | Harm::Echo { status, .. } => status.as_u16().to_string(),
             Harm::Delay(_) => "delay".to_owned(),
             Harm::Reset => "reset".to_owned(),
-            Harm::Hang => "hang".to_owned(),
+            Harm::Hang { lands: None } => "hang".to_owned(),
+            Harm::Hang { .. } => return "late".to_owned(),
             // The host always acts before half of its answer is sent.
             Harm::HalfBody => return "half body".to_owned(),
         };
