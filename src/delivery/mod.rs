@@ -199,8 +199,7 @@ impl Delivery {
                     Act::Retry => inner.retry(job),
                     Act::Drop => {
                         if let Some(job) = inner.outbox.discard(job) {
-                            let why = Why::new("Dropped", "an operator dropped it");
-                            inner.report(&job, Outcome::Failed, Some(&why));
+                            inner.report(&job, Outcome::Failed, Some(&Why::dropped()));
                         }
                     }
                 }

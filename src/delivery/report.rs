@@ -79,6 +79,11 @@ impl Why {
         Self { asked: true, ..Self::new("Suspended", "the Provider is suspended") }
     }
 
+    /// Somebody had it dropped.
+    pub fn dropped() -> Self {
+        Self { asked: true, ..Self::new("Dropped", "an operator dropped it") }
+    }
+
     /// A request that did not work.
     pub fn sent(error: &SendError) -> Self {
         if let SendError::Token { from, error } = error {
