@@ -237,10 +237,8 @@ impl Inner {
         }
         match why {
             Some(why) => self.failed(job, why, true),
-            // An unchanged status may be told by memory alone; after a failed try it was read.
-            None if outcome == Outcome::Delivered || (outcome == Outcome::Unchanged && job.attempts > 0) => {
-                self.worked(new);
-            }
+            // Where nothing was to be written, whoever asked the vendor says that it works.
+            None if outcome == Outcome::Delivered => self.worked(new),
             None => {}
         }
     }

@@ -60,15 +60,22 @@ impl Inner {
             // It was woken before its time.
             return Ok(Try::Look { pause, outcome: Outcome::Unchanged });
         }
+        // Whether the vendor answered a request of this try.
+        let answered = AtomicBool::new(false);
+        let read = async {
+            let listing = vendor.read(status).await?;
+            answered.store(true, Ordering::Relaxed);
+            Ok(listing)
+        };
         let found = match &known {
-            Some(known) if known.said == Said::Uncertain => Some((now, vendor.read(status).await?.said(name))),
+            Some(known) if known.said == Said::Uncertain => Some((now, read.await?.said(name))),
             Some(known) if !job.said && now < self.instant(known.at) + CONFIRMED => None,
             known => {
                 // Whoever waited here for a read that was refused does not ask again.
                 let read = async {
                     match pass.held() {
                         Some(held) => Err(held),
-                        None => vendor.read(status).await.inspect_err(|error| {
+                        None => read.await.inspect_err(|error| {
                             pass.note(error);
                         }),
                     }
@@ -110,7 +117,7 @@ impl Inner {
         let words_only = says != wanted && says.has_state(status.state);
         if says == wanted || (words_only && before.words) {
             self.outbox.note(&place, stands);
-            if was_contested {
+            if was_contested || answered.load(Ordering::Relaxed) {
                 self.worked(&job.new);
             }
             return Ok(match stray {

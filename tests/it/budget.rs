@@ -517,6 +517,32 @@ async fn at_github_nothing_is_sent_during_a_wait_and_failures_go_first_after_it(
     scene.end(18, 18).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vendor_that_answers_again_is_in_order_though_nothing_is_to_be_written() {
+    let forge = forge().await;
+    let herald = Turned::with([git("github", &forge), token(), alert("status", "git")]);
+    let event = kustomization_event("web", &sha(1));
+    herald.post(&event.clone().version(1)).await;
+    herald.held(0).await;
+    forge.fail(Fault::answer(502).every(1));
+    herald.post(&event.clone().failed("BuildFailed").version(2)).await;
+    for tries in 1..=4 {
+        herald.requests(&forge, 2 + tries).await;
+        herald.held(1).await;
+        herald.turn(Duration::from_secs(if tries < 4 { 20 } else { 0 }));
+    }
+    assert_eq!(herald.trouble("git").map(|(reason, _)| reason), Some("ServerError"));
+    // The object is again what the vendor shows.
+    herald.post(&event.clone().version(3)).await;
+    herald.held(1).await;
+    forge.recover();
+    let (reads, writes) = (forge.reads(), forge.writes());
+    herald.turn(Duration::from_secs(20));
+    herald.held(0).await;
+    assert_eq!((forge.reads(), forge.writes()), (reads + 1, writes), "it is found unchanged");
+    assert_eq!(herald.trouble("git"), None);
+}
+
 // === What may come late ===
 
 /// A Provider that waits a second for an answer, and a vendor that does a failure two seconds late.
