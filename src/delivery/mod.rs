@@ -12,6 +12,7 @@ mod report;
 pub mod resolve;
 mod set;
 mod sharing;
+mod strays;
 pub mod troubles;
 mod verdict;
 
@@ -30,6 +31,7 @@ use self::listings::Listings;
 use self::places::Places;
 use self::report::{Telling, Why, about_provider};
 use self::resolve::{ResolveError, Resolver};
+use self::strays::Strays;
 use self::troubles::Troubles;
 pub use self::verdict::{Scope, Verdict, verdict};
 use crate::clock::Clock;
@@ -92,6 +94,7 @@ struct Inner {
     /// Waits that an earlier process was told, of Providers that are not known yet, by UID.
     restored: Mutex<Vec<(Arc<str>, Instant)>>,
     places: Places,
+    strays: Strays,
     telling: Telling,
     wake: Notify,
     under_way: AtomicUsize,
@@ -113,6 +116,11 @@ enum Try {
         pause: Duration,
         told: bool,
         why: Why,
+    },
+    /// Ended so, but its place is to be looked at after the pause.
+    Look {
+        pause: Duration,
+        outcome: Outcome,
     },
     /// Given up.
     GivenUp(Outcome, Why),
@@ -143,6 +151,7 @@ impl Delivery {
             deadlines,
             listings: Listings::new(),
             places: Places::default(),
+            strays: Strays::default(),
             telling: Telling::default(),
             wake: Notify::new(),
             under_way: AtomicUsize::new(0),
@@ -196,8 +205,7 @@ impl Delivery {
                     Act::Retry => inner.retry(job),
                     Act::Drop => {
                         if let Some(job) = inner.outbox.discard(job) {
-                            let why = Why::new("Dropped", "an operator dropped it");
-                            inner.report(&job, Outcome::Failed, Some(&why));
+                            inner.report(&job, Outcome::Failed, Some(&Why::dropped()));
                         }
                     }
                 }
@@ -429,7 +437,7 @@ impl Inner {
             }
         };
         let lifted = match sent {
-            Ok(Try::Delivered) => pass.worked(),
+            Ok(Try::Delivered | Try::Look { outcome: Outcome::Delivered, .. }) => pass.worked(),
             // What it found it had asked for just now, not known before.
             Ok(_) if pass.answered_well() > well => pass.read_worked(),
             _ => Vec::new(),
@@ -529,6 +537,12 @@ impl Inner {
             Try::Unchanged => (Outcome::Unchanged, Settlement::Said, None),
             Try::Superseded => (Outcome::Superseded, Settlement::Dropped, None),
             Try::GivenUp(outcome, why) => (outcome, Settlement::Dropped, Some(why)),
+            Try::Look { pause, outcome } => {
+                // Whoever takes its place looks in its stead. So does another process, which tries it at once and
+                // knows that it was tried before.
+                let why = "was told, and is looked at again: an earlier request may still take effect".to_owned();
+                (outcome, Settlement::Look(Retry { pause, told: false, why }), None)
+            }
             Try::Again { pause, told, why } => {
                 let retry = Retry { pause, told, why: text::cut(&why.to_string(), LONGEST_REASON) };
                 match self.outbox.settle(job, now, Settlement::Retry(retry)) {

@@ -84,6 +84,11 @@ impl Why {
         Self::new("InvalidSpec", "the spec of its Provider cannot be read")
     }
 
+    /// Somebody had it dropped.
+    pub fn dropped() -> Self {
+        Self { asked: true, ..Self::new("Dropped", "an operator dropped it") }
+    }
+
     /// A request that did not work.
     pub fn sent(error: &SendError) -> Self {
         if let SendError::Token { from, error } = error {
@@ -196,6 +201,14 @@ impl Inner {
     /// The job is over; `why` when it failed.
     pub(super) fn report(&self, job: &Job, outcome: Outcome, why: Option<&Why>) {
         let new = &job.new;
+        if job.said {
+            // Its end was told when it was said.
+            return match why {
+                Some(why) => self.failed(job, why, true),
+                None if outcome == Outcome::Superseded => {}
+                None => self.worked(new),
+            };
+        }
         let now = self.clock.now();
         let kind = self.kind(job);
         let took = now.saturating_duration_since(new.stamp.arrived);
@@ -229,10 +242,8 @@ impl Inner {
         }
         match why {
             Some(why) => self.failed(job, why, true),
-            // An unchanged status may be told by memory alone; after a failed try it was read.
-            None if outcome == Outcome::Delivered || (outcome == Outcome::Unchanged && job.attempts > 0) => {
-                self.worked(new);
-            }
+            // Where nothing was to be written, whoever asked the vendor says that it works.
+            None if outcome == Outcome::Delivered => self.worked(new),
             None => {}
         }
     }
@@ -257,6 +268,19 @@ impl Inner {
         let stands = why.stands || pause >= LONG || job.attempts + 1 >= PERSISTENT;
         if job.attempts == 0 || stands {
             self.failed(job, why, stands);
+        }
+    }
+
+    /// A look found a status overwritten, and it was written again.
+    pub(super) fn put_right(&self, job: &Job) {
+        let about = About::Alert(job.new.alert.clone());
+        if let Some(unsaid) = self.telling.quiet.admit(about, "Late", self.clock.now()) {
+            about_alert!(
+                warn,
+                &job.new,
+                "a request that was given up took effect over a newer commit status; it was written again",
+                notLogged = unsaid
+            );
         }
     }
 

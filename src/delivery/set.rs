@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::budget::Pass;
 use super::listings::{self, Wanted};
 use super::report::Why;
-use super::{Inner, Try};
+use super::{Inner, Try, strays};
 use crate::compose::{CommitStatus, State};
 use crate::ops::metrics::Outcome;
 use crate::outbound::SendError;
@@ -22,6 +22,10 @@ const FRESH: Duration = Duration::from_secs(60);
 /// What is known of a place is believed this long after the vendor confirmed it. A listing is good as long:
 /// it is one for all statuses of a commit, whenever each was written.
 const CONFIRMED: Duration = listings::KEPT;
+
+/// Of a place that is looked at once more a listing tells that was begun this long ago at most: it is one for
+/// all that is looked at then.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Inner {
     /// Makes a place say `status`: nothing when it does already.
@@ -49,20 +53,38 @@ impl Inner {
         if let Some(known) = &known {
             self.tell_of_sharing(job, &known.by);
         }
+        let stray = self.stray(job, &place, &wanted, now);
+        if let (true, Some(pause), Some(known)) = (job.said, stray, &known)
+            && known.said == wanted
+        {
+            // It was woken before its time.
+            return Ok(Try::Look { pause, outcome: Outcome::Unchanged });
+        }
+        // Whether the vendor answered a request of this try.
+        let answered = AtomicBool::new(false);
+        let read = async {
+            let listing = vendor.read(status).await?;
+            answered.store(true, Ordering::Relaxed);
+            Ok(listing)
+        };
         let found = match &known {
-            Some(known) if known.said == Said::Uncertain => Some((now, vendor.read(status).await?.said(name))),
-            Some(known) if now < self.instant(known.at) + CONFIRMED => None,
+            Some(known) if known.said == Said::Uncertain => Some((now, read.await?.said(name))),
+            Some(known) if !job.said && now < self.instant(known.at) + CONFIRMED => None,
             known => {
                 // Whoever waited here for a read that was refused does not ask again.
                 let read = async {
                     match pass.held() {
                         Some(held) => Err(held),
-                        None => vendor.read(status).await.inspect_err(|error| {
+                        None => read.await.inspect_err(|error| {
                             pass.note(error);
                         }),
                     }
                 };
-                let within = if known.is_some() { CONFIRMED } else { FRESH };
+                let within = match known {
+                    _ if job.said => LOOK,
+                    Some(_) => CONFIRMED,
+                    None => FRESH,
+                };
                 // Asked after what is known: of a memory that began meanwhile there is no listing.
                 let wanted = Wanted { commit: listed, name, memory: self.outbox.memory(), within };
                 let (at, listing) = self.listings.get(wanted, now, read).await?;
@@ -70,9 +92,9 @@ impl Inner {
             }
         };
         // Whatever else was said there last, through whichever Provider, is another statement and begins anew; so
-        // does what was uncertain or not known.
+        // does what was uncertain or not known. What a look finds may be our own.
         let (before, disputes) = match &known {
-            Some(known) if known.said == wanted => {
+            Some(known) if known.said == wanted && !job.said => {
                 let found = found.as_ref().map(|(_, says)| says);
                 (known.disputes, disputes(known.disputes, status.state, &wanted, found))
             }
@@ -95,10 +117,13 @@ impl Inner {
         let words_only = says != wanted && says.has_state(status.state);
         if says == wanted || (words_only && before.words) {
             self.outbox.note(&place, stands);
-            if was_contested {
+            if was_contested || answered.load(Ordering::Relaxed) {
                 self.worked(&job.new);
             }
-            return Ok(Try::Unchanged);
+            return Ok(match stray {
+                Some(pause) => Try::Look { pause, outcome: Outcome::Unchanged },
+                None => Try::Unchanged,
+            });
         }
         if self.outbox.is_superseded(job) {
             return Ok(Try::Superseded);
@@ -106,14 +131,34 @@ impl Inner {
         // Whatever comes of it: who is not sure what a place says cannot tell who wrote it.
         self.outbox.note(&place, known(Said::Uncertain, at, Disputes::default()));
         wrote.store(true, Ordering::Relaxed);
+        let began = self.clock.now();
         let written = vendor.write(status).await;
         self.listings.told(listed, name);
-        written?;
-        self.outbox.note(&place, known(wanted, self.seconds(self.clock.now()), disputes));
+        let now = self.clock.now();
+        if let Err(error) = written {
+            self.strays.note(&place, &wanted, &error, now.saturating_duration_since(began), now);
+            return Err(error);
+        }
+        let stray = self.stray(job, &place, &wanted, now);
+        self.outbox.note(&place, known(wanted, self.seconds(now), disputes));
         if disputes.states > before.states {
             self.restored(job);
         }
-        Ok(Try::Delivered)
+        if job.said {
+            self.put_right(job);
+        }
+        Ok(match stray {
+            Some(pause) => Try::Look { pause, outcome: Outcome::Delivered },
+            None => Try::Delivered,
+        })
+    }
+
+    /// How long a request of before may still put something else than `wanted` there: one that nothing was heard
+    /// of, of this process or of the one before.
+    fn stray(&self, job: &Job, place: &str, wanted: &Said, now: Instant) -> Option<Duration> {
+        let taken_up = job.taken_up.then(|| self.started + strays::LEAST);
+        let until = self.strays.until(place, wanted, now).max(taken_up)?;
+        until.checked_duration_since(now).filter(|pause| !pause.is_zero())
     }
 
     /// An instant as [`Known::at`] has it, rounded up: a listing is compared with it that must have

@@ -70,9 +70,22 @@ pub fn verdict(error: &SendError) -> Verdict {
 }
 
 /// Whether a 404 says that the commit is not there, as GitLab's (`404 Commit Not Found`, `404
-/// References for commit Not Found`, lib/api/commit_statuses.rb) and Bitbucket's do; the repository is.
+/// References for commit Not Found`, lib/api/commit_statuses.rb) and both Bitbuckets' do; the repository is.
+/// The word counts alone and in what is said to people: addresses and names have it as a part.
 fn is_about_commit(body: &str) -> bool {
-    body.to_ascii_lowercase().contains("commit")
+    match serde_json::from_str::<serde_json::Value>(body) {
+        Ok(answer) => {
+            let errors = answer["errors"].as_array().into_iter().flatten().map(|error| &error["message"]);
+            let told = [&answer["message"], &answer["error"], &answer["error"]["message"]];
+            told.into_iter().chain(errors).filter_map(serde_json::Value::as_str).any(speaks_of_commit)
+        }
+        Err(_) => speaks_of_commit(body),
+    }
+}
+
+fn speaks_of_commit(text: &str) -> bool {
+    text.split_whitespace()
+        .any(|word| word.trim_matches(|sign: char| sign.is_ascii_punctuation()).eq_ignore_ascii_case("commit"))
 }
 
 /// A pause before try number `attempts` + 1: between nothing and a span that doubles from 1 s to
@@ -197,6 +210,48 @@ mod tests {
             (
                 "docs, troubleshooting: a repository that may not be seen",
                 status(404, None, r#"{"message": "Not Found"}"#),
+                repository(),
+            ),
+            (
+                "the same, the whole body: its address for people speaks of commits",
+                status(
+                    404,
+                    None,
+                    r#"{"message":"Not Found","documentation_url":"https://docs.github.com/rest/commits/statuses#create-a-commit-status","status":"404"}"#,
+                ),
+                repository(),
+            ),
+            (
+                "Bitbucket Cloud: a commit that is not there",
+                status(404, None, r#"{"type":"error","error":{"message":"Commit not found"}}"#),
+                Verdict::Park(Scope::Job),
+            ),
+            (
+                "Bitbucket Data Center: a commit that is not there",
+                status(
+                    404,
+                    None,
+                    r#"{"errors":[{"context":null,"message":"Commit '1' does not exist in repository 'acme'."}]}"#,
+                ),
+                Verdict::Park(Scope::Job),
+            ),
+            (
+                "Bitbucket Data Center: a repository whose name has the word",
+                status(
+                    404,
+                    None,
+                    r#"{"errors":[{"message":"Repository acme/commit-log does not exist.","exceptionName":"com.atlassian.bitbucket.repository.NoSuchRepositoryException"}]}"#,
+                ),
+                repository(),
+            ),
+            ("whoever answers in words", status(404, None, "The commit was not found"), Verdict::Park(Scope::Job)),
+            (
+                "an answer that was cut",
+                status(
+                    404,
+                    None,
+                    r#"{"message":"Not Found","documentation_url":"https://docs.github.com/rest/commits"#,
+                ),
                 repository(),
             ),
             (

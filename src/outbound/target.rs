@@ -176,14 +176,19 @@ impl Target {
         SendError::Status { status, retry_after, body }
     }
 
-    /// `text` with every credential of this Target replaced, and what `sent` made of it: some servers
-    /// answer with the request.
+    /// The start of `text` with every credential of this Target replaced, and what `sent` made of it: some
+    /// servers answer with the request.
     fn masked(&self, text: &str, sent: &HeaderMap) -> String {
         let sensitive = sent.values().filter(|value| value.is_sensitive());
-        let headers = self.headers.values().chain(sensitive).filter_map(|value| value.to_str().ok());
-        // Without the scheme too: `Basic` and its like.
-        let headers = headers.flat_map(|value| [value, value.rsplit(' ').next().unwrap_or(value)]);
-        self.masks.apply(text.trim(), headers)
+        let headers = self.headers.values().chain(sensitive).flat_map(|value| {
+            let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            // Without the scheme too: `Basic` and its like.
+            let bare = text.rsplit_once(' ').map(|(_, bare)| bare.to_owned());
+            // Some take each byte for a character, as RFC 9110 5.5 had it once.
+            let bytes = (!text.is_ascii()).then(|| value.as_bytes().iter().map(|byte| char::from(*byte)).collect());
+            [Some(text), bare, bytes].into_iter().flatten()
+        });
+        self.masks.apply(text.trim(), MAX_ERROR_BODY, headers)
     }
 }
 

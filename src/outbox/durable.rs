@@ -214,7 +214,8 @@ impl Outbox for DurableOutbox {
         let settled = self.shared.queue.lock().settle(job, now, &settlement);
         let job = job.clone();
         self.calls.tell(match (settlement, settled) {
-            (Settlement::Retry(Retry { pause, told, why }), Settled::AsAsked) => {
+            (Settlement::Retry(retry) | Settlement::Look(retry), Settled::AsAsked) => {
+                let Retry { pause, told, why } = retry;
                 Call::PutOff { job, due: now + pause, told, why }
             }
             (settlement, _) => Call::End { job, said: settlement == Settlement::Said },

@@ -116,6 +116,10 @@ pub struct Job {
     pub new: Arc<NewJob>,
     /// How often it was claimed before.
     pub attempts: u32,
+    /// It was said, and counted; what is left is a look.
+    pub said: bool,
+    /// An earlier process tried this job, or one that it replaced: a request of that one may not be over.
+    pub taken_up: bool,
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ impl MemoryOutbox {
             let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
             let placed = queue.put(Incoming { id, new, bytes, attempts: 0, due: None });
             receipt.fates.push(placed.fate);
-            receipt.replaced.push(placed.replaced.len());
+            receipt.replaced.push(placed.superseded);
         }
         Ok(receipt)
     }

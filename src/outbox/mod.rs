@@ -59,7 +59,7 @@ pub enum Fate {
 pub struct Receipt {
     /// One for each job.
     pub fates: Vec<Fate>,
-    /// One for each job: how many that waited gave way to it.
+    /// One for each job: how many that waited gave way to it, and were not said yet.
     pub replaced: Vec<usize>,
 }
 
@@ -86,6 +86,8 @@ pub enum Settlement {
     Dropped,
     /// To be tried again.
     Retry(Retry),
+    /// Its place says what it wanted, and is to be looked at once more after the pause.
+    Look(Retry),
 }
 
 /// When to try again, and why.
@@ -113,7 +115,7 @@ pub struct Operation {
 pub enum Settled {
     /// As settled.
     AsAsked,
-    /// It should have been tried again, but a newer job of its Slot takes its place.
+    /// It should have been tried again, or looked at, but a newer job of its Slot takes its place.
     Superseded,
 }
 
@@ -126,6 +128,8 @@ pub struct Counts {
     pub claimed: usize,
     /// Subjects whose next job can be claimed now.
     pub ready: usize,
+    /// Of those held: said, and to be looked at once more.
+    pub looks: usize,
 }
 
 /// Whether a Provider may be told something now, or when to ask again.

@@ -69,6 +69,7 @@ pub(super) struct Queue {
     held: usize,
     bytes: usize,
     claimed: usize,
+    looks: usize,
 }
 
 /// A place in a line: the lower number of [`NewJob::rank`] goes first, else who came first.
@@ -86,6 +87,8 @@ struct Waiting {
     slot: Option<Fingerprint>,
     /// The newest statement accepted.
     latest: Stamp,
+    /// See [`Job::taken_up`].
+    taken_up: bool,
 }
 
 #[derive(Debug)]
@@ -95,6 +98,15 @@ struct Entry {
     bytes: usize,
     attempts: u32,
     due: Option<Instant>,
+    /// See [`Job::said`].
+    said: bool,
+}
+
+impl Entry {
+    fn job(&self, taken_up: bool) -> Job {
+        let Self { id, attempts, said, .. } = *self;
+        Job { id, new: self.new.clone(), attempts, said, taken_up }
+    }
 }
 
 /// A job as it goes in.
@@ -119,6 +131,8 @@ pub(super) struct Placed {
     pub fate: Fate,
     /// Jobs that gave way to it.
     pub replaced: Vec<JobId>,
+    /// How many of them were not said yet.
+    pub superseded: usize,
 }
 
 /// The jobs of a Provider that can be claimed: failures before successes before what is pending
@@ -150,6 +164,7 @@ impl Queue {
             held: 0,
             bytes: 0,
             claimed: 0,
+            looks: 0,
         }
     }
 
@@ -221,7 +236,7 @@ impl Queue {
     pub fn put(&mut self, job: Incoming) -> Placed {
         if let Some(key) = job.new.repeat {
             if self.repeats.is_repeat(&key, job.new.stamp.arrived) {
-                return Placed { fate: Fate::Repeat, replaced: Vec::new() };
+                return Placed { fate: Fate::Repeat, replaced: Vec::new(), superseded: 0 };
             }
             self.repeats.note(key, job.new.stamp.arrived);
         }
@@ -231,28 +246,31 @@ impl Queue {
     fn place(&mut self, job: Incoming) -> Placed {
         let slot = Fingerprint::of_subject(&job.new.subject);
         if self.is_older(&job.new, slot) {
-            return Placed { fate: Fate::Superseded, replaced: Vec::new() };
+            return Placed { fate: Fate::Superseded, replaced: Vec::new(), superseded: 0 };
         }
         let Incoming { id, new, bytes, attempts, due } = job;
         let subject = new.subject.clone();
         let latest = new.stamp.clone();
         self.held += 1;
         self.bytes += bytes;
-        let mut entry = Entry { id, new: Arc::new(new), bytes, attempts, due: None };
-        let mut replaced = Vec::new();
+        let mut entry = Entry { id, new: Arc::new(new), bytes, attempts, due: None, said: false };
+        let taken_up = attempts > 0;
+        let (mut replaced, mut superseded) = (Vec::new(), 0);
         let Some(waiting) = self.subjects.get_mut(&subject) else {
             let before = slot.and_then(|slot| self.settled.remove(&slot));
             let latest = latest.following(before.as_ref());
             entry.due = due;
             let jobs = VecDeque::from([entry]);
-            self.subjects.insert(subject.clone(), Waiting { jobs, ready: None, claimed: false, slot, latest });
+            let waiting = Waiting { jobs, ready: None, claimed: false, slot, latest, taken_up };
+            self.subjects.insert(subject.clone(), waiting);
             match due {
                 Some(due) => self.delay(due, id, subject),
                 None => self.make_ready(subject),
             }
-            return Placed { fate: Fate::Stored, replaced };
+            return Placed { fate: Fate::Stored, replaced, superseded };
         };
         waiting.latest = latest.following(Some(&waiting.latest));
+        waiting.taken_up |= taken_up;
         if matches!(subject, Subject::Slot(_)) {
             // Newest wins: whatever waits gives way; what is under way is followed.
             let keep = usize::from(waiting.claimed);
@@ -262,6 +280,8 @@ impl Queue {
                 self.held -= 1;
                 self.bytes -= old.bytes;
                 replaced.push(old.id);
+                self.looks -= usize::from(old.said);
+                superseded += usize::from(!old.said);
                 if let Some(due) = old.due {
                     self.delayed.remove(&(due, old.id));
                     self.delayed_subjects.remove(&old.id);
@@ -274,7 +294,7 @@ impl Queue {
         } else {
             waiting.jobs.push_back(entry);
         }
-        Placed { fate: Fate::Stored, replaced }
+        Placed { fate: Fate::Stored, replaced, superseded }
     }
 
     fn delay(&mut self, due: Instant, id: JobId, subject: Subject) {
@@ -376,7 +396,8 @@ impl Queue {
             head.attempts += 1;
             lane.claimed += 1;
             self.claimed += 1;
-            claims.push(Arc::new(Job { id: head.id, new: head.new.clone(), attempts: head.attempts - 1 }));
+            let (new, attempts) = (head.new.clone(), head.attempts - 1);
+            claims.push(Arc::new(Job { id: head.id, new, attempts, said: head.said, taken_up: waiting.taken_up }));
             self.take_turn(provider);
         }
         claims
@@ -401,19 +422,22 @@ impl Queue {
         waiting.claimed = false;
         let superseded = matches!(subject, Subject::Slot(_)) && waiting.jobs.len() > 1;
         let again = match settlement {
-            Settlement::Retry(retry) if !superseded => Some(now + retry.pause),
+            Settlement::Retry(retry) | Settlement::Look(retry) if !superseded => Some(now + retry.pause),
             _ => None,
         };
         if let Some(due) = again {
             let head = waiting.jobs.front_mut().expect("a claimed job is the head");
             head.due = Some(due);
+            if matches!(settlement, Settlement::Look(_)) && !std::mem::replace(&mut head.said, true) {
+                self.looks += 1;
+            }
             let id = head.id;
             self.delay(due, id, subject.clone());
         } else {
             self.remove_head(subject);
         }
         let settled = match settlement {
-            Settlement::Retry(_) if again.is_none() => Settled::Superseded,
+            Settlement::Retry(_) | Settlement::Look(_) if again.is_none() => Settled::Superseded,
             _ => Settled::AsAsked,
         };
         self.take_turn(provider);
@@ -425,6 +449,7 @@ impl Queue {
         let Some(waiting) = self.subjects.get_mut(subject) else { return };
         let Some(head) = waiting.jobs.pop_front() else { return };
         self.held -= 1;
+        self.looks -= usize::from(head.said);
         self.bytes -= head.bytes;
         if !waiting.jobs.is_empty() {
             self.make_ready(subject.clone());
@@ -488,7 +513,7 @@ impl Queue {
             return None;
         }
         let entry = &waiting.jobs[at];
-        let job = Job { id, new: entry.new.clone(), attempts: entry.attempts };
+        let job = entry.job(waiting.taken_up);
         if at > 0 {
             self.bytes -= waiting.jobs.remove(at).map_or(0, |entry| entry.bytes);
             self.held -= 1;
@@ -536,14 +561,13 @@ impl Queue {
     /// How much there is.
     pub fn counts(&self) -> Counts {
         let ready = self.lanes.values().filter(|lane| lane.held.is_none()).map(|lane| lane.ready.len()).sum();
-        Counts { held: self.held, claimed: self.claimed, ready }
+        Counts { held: self.held, claimed: self.claimed, ready, looks: self.looks }
     }
 
     /// Every job held, in the order of acceptance.
     pub fn all(&self) -> Vec<Job> {
-        let entries = self.subjects.values().flat_map(|waiting| &waiting.jobs);
-        let of = |entry: &Entry| Job { id: entry.id, new: entry.new.clone(), attempts: entry.attempts };
-        let mut all: Vec<Job> = entries.map(of).collect();
+        let of = |waiting: &Waiting| waiting.jobs.iter().map(|entry| entry.job(waiting.taken_up)).collect::<Vec<_>>();
+        let mut all: Vec<Job> = self.subjects.values().flat_map(of).collect();
         all.sort_unstable_by_key(|job| job.id);
         all
     }

@@ -288,7 +288,7 @@ impl Writer {
             let message = new.repeat.map(|key| Call::Remember(key, new.stamp.arrived));
             let placed = queue.put(Incoming { id, new, bytes: record.len(), attempts: 0, due: None });
             receipt.fates.push(placed.fate);
-            receipt.replaced.push(placed.replaced.len());
+            receipt.replaced.push(placed.superseded);
             self.backlog.extend(message.filter(|_| placed.fate == Fate::Stored));
             let needless = (placed.fate != Fate::Stored).then_some(id);
             self.backlog.extend(placed.replaced.into_iter().chain(needless).map(Call::Forget));
@@ -460,7 +460,7 @@ mod tests {
             let notice = Notice::Event(Box::default());
             let (provider, alert) = (Key::new("ns", "provider"), Key::new("ns", "alert"));
             let new = NewJob { subject, stamp, notice, provider, alert, object: "o".into(), repeat: None };
-            Arc::new(Job { id, new: Arc::new(new), attempts: 0 })
+            Arc::new(Job { id, new: Arc::new(new), attempts: 0, said: false, taken_up: false })
         };
         let put_off = |id| Call::PutOff { job: job(id), due: now, told: false, why: String::new() };
         let end = |id| Call::End { job: job(id), said: true };

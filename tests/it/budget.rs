@@ -186,7 +186,7 @@ struct Turned {
     clock: Arc<TurnedClock>,
     pipeline: Arc<Pipeline>,
     stores: Arc<Stores>,
-    _folder: Folder,
+    folder: Folder,
 }
 
 impl Turned {
@@ -196,7 +196,10 @@ impl Turned {
     }
 
     fn on(outbox: Arc<dyn Outbox>, clock: Arc<TurnedClock>, manifests: impl IntoIterator<Item = Manifest>) -> Self {
-        let folder = Folder::with(manifests);
+        Self::reading(outbox, clock, Folder::with(manifests))
+    }
+
+    fn reading(outbox: Arc<dyn Outbox>, clock: Arc<TurnedClock>, folder: Folder) -> Self {
         let (stores, metrics) = (Arc::new(Stores::default()), Arc::new(Metrics::default()));
         Manifests::open(folder.path(), stores.clone(), metrics.clone()).expect("a folder of manifests");
         let identities = Identities {
@@ -221,7 +224,18 @@ impl Turned {
             metrics,
             no_cross_namespace: false,
         });
-        Self { clock, pipeline, stores, _folder: folder }
+        Self { clock, pipeline, stores, folder }
+    }
+
+    /// Ends it, and lets go of its outbox. What it read.
+    async fn end(self) -> Folder {
+        let Self { pipeline, folder, .. } = self;
+        pipeline.delivery.drain(Duration::ZERO).await;
+        pipeline.outbox.finish().await;
+        let outbox = Arc::downgrade(&pipeline.outbox);
+        drop(pipeline);
+        wait::until(DEADLINE, "the end of it", || async { (outbox.strong_count() == 0).then_some(()) }).await;
+        folder
     }
 
     async fn post(&self, event: &FluxEvent) {
@@ -341,6 +355,23 @@ async fn what_a_repository_refused_is_told_as_soon_as_its_canary_was() {
         herald.held(0).await;
         told_once(&forge, slots);
         assert_eq!(herald.failed(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repository_that_is_not_there_is_asked_once_in_the_vendors_own_words() {
+    for kind in ["azuredevops", "bitbucketserver", "gitea", "github", "gitlab"] {
+        let forge = forge().await;
+        forge.strict();
+        let herald = Turned::with([git(kind, &forge), token(), alert("status", "git")]);
+        herald.post(&kustomization_event("web", &sha(0))).await;
+        herald.put_off(1).await;
+        let told = forge.requests().len();
+        for number in 1..60 {
+            herald.post(&kustomization_event("web", &sha(number))).await;
+        }
+        herald.put_off(60).await;
+        assert_eq!(forge.requests().len(), told, "{kind}: requests besides the first {told}");
     }
 }
 
@@ -484,4 +515,118 @@ async fn at_github_nothing_is_sent_during_a_wait_and_failures_go_first_after_it(
     assert_eq!(scene.ended(Outcome::Delivered), 17);
     // What was refused is looked up before it is written again.
     scene.end(18, 18).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vendor_that_answers_again_is_in_order_though_nothing_is_to_be_written() {
+    let forge = forge().await;
+    let herald = Turned::with([git("github", &forge), token(), alert("status", "git")]);
+    let event = kustomization_event("web", &sha(1));
+    herald.post(&event.clone().version(1)).await;
+    herald.held(0).await;
+    forge.fail(Fault::answer(502).every(1));
+    herald.post(&event.clone().failed("BuildFailed").version(2)).await;
+    for tries in 1..=4 {
+        herald.requests(&forge, 2 + tries).await;
+        herald.held(1).await;
+        herald.turn(Duration::from_secs(if tries < 4 { 20 } else { 0 }));
+    }
+    assert_eq!(herald.trouble("git").map(|(reason, _)| reason), Some("ServerError"));
+    // The object is again what the vendor shows.
+    herald.post(&event.clone().version(3)).await;
+    herald.held(1).await;
+    forge.recover();
+    let (reads, writes) = (forge.reads(), forge.writes());
+    herald.turn(Duration::from_secs(20));
+    herald.held(0).await;
+    assert_eq!((forge.reads(), forge.writes()), (reads + 1, writes), "it is found unchanged");
+    assert_eq!(herald.trouble("git"), None);
+}
+
+// === What may come late ===
+
+/// A Provider that waits a second for an answer, and a vendor that does a failure two seconds late.
+async fn late(kind: &str, outbox: Arc<dyn Outbox>, clock: Arc<TurnedClock>) -> (Forge, Turned) {
+    let forge = forge().await;
+    let manifests = [git(kind, &forge).spec("timeout", "1s"), token(), alert("status", "git")];
+    let herald = Turned::on(outbox, clock, manifests);
+    forge.fail(Fault::hang().lands_after(Duration::from_secs(2)).writes());
+    (forge, herald)
+}
+
+fn states(forge: &Forge) -> Vec<String> {
+    let states = forge.statuses(&sha(1)).into_iter().map(|status| status.state.to_lowercase());
+    states.map(|state| if state.starts_with("succ") { "success".to_owned() } else { "failure".to_owned() }).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_lands_late_does_not_stay_on_top() {
+    for kind in ["azuredevops", "bitbucketserver", "gitea", "github", "gitlab"] {
+        let outbox = Arc::new(MemoryOutbox::new(outbox::Limits::default()));
+        let (forge, herald) = late(kind, outbox, TurnedClock::new()).await;
+        let event = kustomization_event("web", &sha(1));
+        herald.post(&event.clone().failed("BuildFailed").version(1)).await;
+        herald.requests(&forge, 2).await;
+        herald.post(&event.clone().version(2)).await;
+        // It is shown at once, and the other comes over it.
+        assert!(forge.until(DEADLINE, |forge| states(forge) == ["success", "failure"]).await, "{kind}");
+        herald.put_off(1).await;
+        let told = forge.requests().len();
+        // What comes meanwhile costs nothing and takes over the look.
+        for version in 3..6 {
+            herald.post(&event.clone().version(version)).await;
+            herald.put_off(1).await;
+        }
+        assert_eq!(forge.requests().len(), told, "{kind}");
+        herald.turn(Duration::from_secs(29));
+        herald.put_off(1).await;
+        assert_eq!(forge.requests().len(), told, "{kind}: it looks too early");
+        herald.turn(Duration::from_secs(1));
+        herald.held(0).await;
+        assert_eq!(states(&forge), ["success", "failure", "success"], "{kind}");
+        assert_eq!(forge.requests().len(), told + 2, "{kind}: one look, one write");
+        let ended = |outcome| herald.pipeline.metrics.notifications(outcome);
+        let ends = [Outcome::Delivered, Outcome::Unchanged, Outcome::Superseded, Outcome::Failed].map(ended);
+        assert_eq!(ends, [1, 3, 1, 0], "{kind}: each ends once");
+        assert_eq!(herald.trouble("git"), None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lands_late_is_found_by_the_next_process_too() {
+    for newer in [false, true] {
+        let (clock, dir) = (TurnedClock::new(), tempfile::tempdir().expect("a folder"));
+        let open = || {
+            let options = outbox::Options {
+                path: dir.path().join("outbox.db"),
+                max_bytes: 64 << 20,
+                retention: Duration::from_secs(3600),
+                limits: outbox::Limits::default(),
+                sync_delay: Duration::ZERO,
+            };
+            Arc::new(DurableOutbox::open(options, clock.clone()).expect("it opens"))
+        };
+        let (forge, herald) = late("github", open(), clock.clone()).await;
+        let event = kustomization_event("web", &sha(1));
+        herald.post(&event.clone().failed("BuildFailed").version(1)).await;
+        herald.requests(&forge, 2).await;
+        if !newer {
+            herald.post(&event.clone().version(2)).await;
+            assert!(forge.until(DEADLINE, |forge| states(forge) == ["success"]).await);
+        }
+        herald.put_off(1).await;
+        let folder = herald.end().await;
+
+        let herald = Turned::reading(open(), clock.clone(), folder);
+        if newer {
+            herald.post(&event.clone().version(2)).await;
+        }
+        let late = |forge: &Forge| states(forge).ends_with(&["success", "failure"].map(str::to_owned));
+        assert!(forge.until(DEADLINE, late).await, "newer: {newer}: {:?}", states(&forge));
+        herald.put_off(1).await;
+        herald.turn(Duration::from_secs(30));
+        herald.held(0).await;
+        let states = states(&forge);
+        assert!(states.ends_with(&["success", "failure", "success"].map(str::to_owned)), "newer: {newer}: {states:?}");
+    }
 }

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::logs::Logs;
 use crate::scene::{Scene, TOKEN, forge, git, hook, token};
 use crate::support::app::DEADLINE;
 use crate::support::flux::{alert, kustomization_event, sha};
@@ -42,6 +43,7 @@ async fn refused(path: &Path) -> (String, String) {
 
 #[tokio::test]
 async fn what_waits_can_be_seen_tried_and_dropped() {
+    let logs = Logs::collect();
     let (forge, dir) = (forge().await, tempfile::tempdir().expect("a folder"));
     let path = dir.path().join("outbox.db");
     let flag = format!("--outbox-path={}", path.display());
@@ -64,8 +66,10 @@ async fn what_waits_can_be_seen_tried_and_dropped() {
     let error = outbox(&path, &["show", "4711"]).await.expect_err("there is none");
     assert!(error.contains("no job 4711") && error.contains("herald outbox ls"), "{error}");
 
-    // Dropped while the controller runs: the controller does it, and says so.
+    // Dropped while the controller runs: the controller does it, and says so. What is wrong is still that it is
+    // refused, and not that somebody dropped it.
     assert!(outbox(&path, &["drop", &job]).await.expect("it works").contains("given up"));
+    logs.until(&["notification given up", "an operator dropped it", "outcome=\"failed\""]).await;
     scene.herald.idle().await;
     assert!(outbox(&path, &["ls"]).await.expect("it works").contains("nothing waits"));
 
@@ -74,6 +78,8 @@ async fn what_waits_can_be_seen_tried_and_dropped() {
 
     // After it has ended.
     scene.herald.stop().await;
+    assert_eq!(logs.count(&["reason=Dropped"]) + logs.count(&["reason=\"Dropped\""]), 0, "{}", logs.text());
+    assert!(logs.count(&["delivery failed", "Forbidden", "name=git"]) > 0);
     assert!(outbox(&path, &["retry", &job]).await.expect("it works").contains("no controller runs"));
     let (_, line) = only(&path).await;
     assert!(line.contains(" its turn "), "{line}");

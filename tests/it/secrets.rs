@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::logs::Logs;
-use crate::scene::{Scene, forge, git, token};
+use crate::scene::{Scene, forge, git, hook, token};
 use crate::support::flux::{Manifest, alert, kustomization_event, provider, secret, sha};
 use crate::support::forge::Fault;
 
@@ -162,6 +162,62 @@ async fn no_credential_shows_in_logs_or_metrics_whatever_goes_wrong() {
     }
     assert!(logs.count(&["answered 422"]) > 0, "what happened is told all the same");
     scene.herald.stop().await;
+}
+
+/// How servers quote what they answer with: JSON, as Go writes it, and with escaped slashes; HTML; an address.
+const QUOTES: [fn(&str) -> String; 5] = [
+    |text| json!(text).to_string(),
+    |text| json!(text).to_string().replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026"),
+    |text| json!(text).to_string().replace('/', "\\/"),
+    |text| {
+        let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        text.replace('"', "&#34;").replace('\'', "&#39;").replace('+', "&#43;")
+    },
+    |text| url::form_urlencoded::byte_serialize(text.as_bytes()).collect(),
+];
+
+#[tokio::test]
+async fn no_credential_shows_however_a_vendor_quotes_it() {
+    let logs = Logs::collect();
+    let (forge, dir) = (forge().await, tempfile::tempdir().expect("a folder"));
+    let path = dir.path().join("outbox.db");
+    let flag = format!("--outbox-path={}", path.display());
+    // Each has all that is quoted somewhere between the two words that are looked for.
+    let nasty = |begin: &str, end: &str| format!(r#"{begin}"pa<ss>&w0rd\x'/+{end}"#);
+    let headers = json!({"X-Key": nasty("hidden-first", "hidden-second")}).to_string();
+    let manifests = [
+        hook(&forge).secret("hook"),
+        secret("hook", "headers", &headers).key("token", &nasty("hidden-third", "hidden-fourth")),
+        git("github", &forge),
+        secret("token", "token", &nasty("hidden-fifth", "hidden-sixth")),
+        alert("all", "hook"),
+        alert("git", "git"),
+    ];
+    let scene = Scene::with(forge, manifests, &[&flag]).await;
+    for (number, quote) in QUOTES.into_iter().enumerate() {
+        for status in [422, 503] {
+            scene.forge.fail(Fault::answer(status).echo().quoted(quote).times(2));
+            scene.post(&kustomization_event(&format!("web-{status}"), &sha(number as u64))).await;
+            scene.quiet().await;
+        }
+    }
+    // What is still to be tried says why.
+    scene.forge.fail(Fault::answer(403).echo().quoted(QUOTES[0]).every(1));
+    scene.post(&kustomization_event("web-403", &sha(9))).await;
+    scene.quiet().await;
+    let metrics = scene.herald.app.metrics.encode();
+    assert_eq!(scene.herald.app.outbox.counts().held, 2);
+    scene.herald.stop().await;
+    let files =
+        std::fs::read_dir(dir.path()).expect("a folder").filter_map(|file| std::fs::read(file.ok()?.path()).ok());
+    let kept: String = files.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect();
+    assert!(kept.contains("answered 403"), "the file says why");
+    for word in ["hidden-", "-second", "-fourth", "-sixth", "w0rd"] {
+        let line = logs.text().lines().find(|line| line.contains(word)).map(str::to_owned);
+        assert_eq!(line, None, "{word}");
+        assert!(!metrics.contains(word) && !kept.contains(word), "{word}");
+    }
+    assert!(logs.count(&["answered 422", "x-key: ", "*****"]) > 0, "what happened is told all the same");
 }
 
 #[tokio::test]

@@ -86,7 +86,8 @@ impl Herald {
     /// Waits until everything accepted was told or given up.
     pub async fn idle(&self) {
         wait::until(DEADLINE, "the outbox to be empty", || async {
-            (self.app.outbox.counts().held == 0).then_some(())
+            let counts = self.app.outbox.counts();
+            (counts.held == counts.looks && counts.claimed == 0).then_some(())
         })
         .await;
     }

@@ -86,11 +86,19 @@ pub(super) async fn enter(
     let mut response = match harm {
         // These two are about the answer, so there has to be one first.
         Harm::HalfBody => cut(forward(parts, body).await).await,
-        Harm::Echo { status } => {
-            let headers =
-                parts.headers.iter().filter_map(|(name, value)| Some(format!("{name}: {}", value.to_str().ok()?)));
-            let request = [headers.collect(), vec![String::from_utf8_lossy(&body).into_owned()]].concat().join("\n");
+        Harm::Echo { status, quote } => {
+            let headers = parts.headers.iter();
+            let headers = headers.filter_map(|(name, value)| Some(format!("{name}: {}", quote(value.to_str().ok()?))));
+            let request = [headers.collect(), vec![quote(&String::from_utf8_lossy(&body))]].concat().join("\n");
             (status, request).into_response()
+        }
+        Harm::Hang { lands: Some(delay) } => {
+            // A task of its own: this one ends when the client hangs up.
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                forward(parts, body).await
+            });
+            std::future::pending().await
         }
         harm if afterwards => {
             let response = forward(parts, body).await;
@@ -111,7 +119,7 @@ pub(super) async fn enter(
 async fn strike(harm: Harm) -> Result<Option<Response>, Reset> {
     match harm {
         Harm::Reset => Err(Reset),
-        Harm::Hang => std::future::pending().await,
+        Harm::Hang { .. } => std::future::pending().await,
         Harm::Delay(delay) => {
             tokio::time::sleep(delay).await;
             Ok(None)

@@ -33,10 +33,14 @@ pub(super) enum Harm {
     /// An answer whose body is the request.
     Echo {
         status: StatusCode,
+        quote: fn(&str) -> String,
     },
     Delay(Duration),
     Reset,
-    Hang,
+    Hang {
+        /// It takes effect all the same, this long after it came.
+        lands: Option<Duration>,
+    },
     HalfBody,
 }
 
@@ -66,7 +70,16 @@ impl Fault {
 
     /// Never answers; the connection stays open until the client or the forge ends it.
     pub fn hang() -> Self {
-        Self::new(Harm::Hang)
+        Self::new(Harm::Hang { lands: None })
+    }
+
+    /// Lets the request of a [`hang`](Self::hang) take effect so long after it came, whether or not the client is
+    /// still there.
+    pub fn lands_after(mut self, delay: Duration) -> Self {
+        if let Harm::Hang { lands } = &mut self.harm {
+            *lands = Some(delay);
+        }
+        self
     }
 
     /// Takes the request as usual, promises the whole answer, sends half of its body and closes.
@@ -97,7 +110,15 @@ impl Fault {
     /// Makes the body of an [`answer`](Self::answer) the request itself, headers and body, as some servers do.
     pub fn echo(mut self) -> Self {
         if let Harm::Answer { status, .. } = self.harm {
-            self.harm = Harm::Echo { status };
+            self.harm = Harm::Echo { status, quote: str::to_owned };
+        }
+        self
+    }
+
+    /// The values of the headers, and the body, of an [`echo`](Self::echo) are quoted so.
+    pub fn quoted(mut self, by: fn(&str) -> String) -> Self {
+        if let Harm::Echo { quote, .. } = &mut self.harm {
+            *quote = by;
         }
         self
     }
@@ -163,10 +184,11 @@ impl Fault {
     /// What it does, in a word or two; for counting.
     pub(super) fn label(&self) -> String {
         let harm = match &self.harm {
-            Harm::Answer { status, .. } | Harm::Echo { status } => status.as_u16().to_string(),
+            Harm::Answer { status, .. } | Harm::Echo { status, .. } => status.as_u16().to_string(),
             Harm::Delay(_) => "delay".to_owned(),
             Harm::Reset => "reset".to_owned(),
-            Harm::Hang => "hang".to_owned(),
+            Harm::Hang { lands: None } => "hang".to_owned(),
+            Harm::Hang { .. } => return "late".to_owned(),
             // The host always acts before half of its answer is sent.
             Harm::HalfBody => return "half body".to_owned(),
         };

@@ -31,7 +31,8 @@ const STATES: [&str; 4] = ["error", "failure", "pending", "success"];
 /// OpenAPI: "per-page: max 100, default 30".
 const PAGE: (usize, usize) = (30, 100);
 
-const DOCUMENTATION: &str = "https://docs.github.com/rest/commits/statuses";
+/// Where every refusal sends people to read; real ones end in the operation's own heading.
+const DOCUMENTATION: &str = "https://docs.github.com/rest/commits/statuses#create-a-commit-status";
 
 type Repository = (String, String, String);
 
