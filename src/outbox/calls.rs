@@ -103,3 +103,55 @@ impl Calls {
         self.came.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, SystemClock};
+
+    /// Nobody sleeps as long who is woken.
+    const LONG: Duration = Duration::from_secs(10);
+
+    fn sleeper(calls: &Arc<Calls>, wanted: usize) -> std::thread::JoinHandle<(usize, bool)> {
+        let thread = std::thread::spawn({
+            let calls = calls.clone();
+            move || {
+                let began = SystemClock.now();
+                let woken = calls.wait(wanted, LONG);
+                assert!(SystemClock.now() - began < LONG, "nobody woke it");
+                woken
+            }
+        });
+        // It says what it wants and lets go of the lock only to sleep.
+        while calls.inbox.lock().wanted != wanted {
+            std::thread::yield_now();
+        }
+        thread
+    }
+
+    fn flush(calls: &Calls) -> oneshot::Receiver<()> {
+        let (reply, answer) = oneshot::channel();
+        calls.tell(Call::Flush(reply));
+        answer
+    }
+
+    #[test]
+    fn the_thread_sleeps_until_enough_are_there() {
+        let calls = Arc::new(Calls::default());
+        let thread = sleeper(&calls, 2);
+        calls.tell(Call::Forget(7));
+        let _answers = [flush(&calls), flush(&calls)];
+        assert_eq!(thread.join().expect("it ends"), (2, false));
+        assert_eq!((calls.take().len(), calls.take_others().len()), (2, 1));
+        assert_eq!(calls.wait(1, Duration::ZERO), (0, false), "they are taken");
+    }
+
+    #[test]
+    fn nobody_waits_for_a_side_that_is_gone() {
+        let calls = Arc::new(Calls::default());
+        let thread = sleeper(&calls, 1);
+        calls.close();
+        assert_eq!(thread.join().expect("it ends"), (0, true));
+        assert_eq!(flush(&calls).try_recv(), Err(oneshot::error::TryRecvError::Closed), "the reply is dropped");
+    }
+}
