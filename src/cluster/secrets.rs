@@ -1,7 +1,7 @@
 //! The Secrets that Providers name, and no others: one watch of metadata tells which changed, and
 //! of those the named ones are read. An event reads nothing.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +23,11 @@ use crate::view::{SecretData, SecretView};
 /// are as fast and reach 12.
 const READS_AT_ONCE: usize = 3;
 
-/// Pause after a read that failed.
+/// Pause after a read that failed; doubled with each more of the same Secret.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// The longest pause.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
 /// An answer may take this long, lest a read that hangs keep the others waiting.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -34,14 +37,22 @@ const WITHIN: Duration = Duration::from_secs(10);
 pub struct Reader {
     client: Client,
     stores: Arc<Stores>,
-    /// Those that are read again after a pause: once, however often they are touched meanwhile.
-    later: Arc<Mutex<BTreeSet<Key>>>,
+    failing: Arc<Mutex<HashMap<Key, Failing>>>,
+}
+
+/// A Secret whose last read failed.
+#[derive(Default)]
+struct Failing {
+    /// So many in a row.
+    times: u32,
+    /// It is read again after a pause: once, however often it is touched meanwhile.
+    waits: bool,
 }
 
 impl Reader {
     /// A reader, not yet running.
     pub fn new(client: Client, stores: Arc<Stores>) -> Self {
-        Self { client, stores, later: Arc::default() }
+        Self { client, stores, failing: Arc::default() }
     }
 
     /// Reads what the stores ask for, for ever.
@@ -53,6 +64,10 @@ impl Reader {
     }
 
     async fn read(&self, key: Key) {
+        if !is_name(&key.name) {
+            // It would be read as some other address; there cannot be such a Secret.
+            return self.stores.set_secret(&key, SecretView::Missing);
+        }
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &key.namespace);
         let read = tokio::time::timeout(WITHIN, api.get_opt(&key.name)).await;
         let secret = match read.unwrap_or_else(|late| Err(kube::Error::Service(late.into()))) {
@@ -74,19 +89,30 @@ impl Reader {
                 SecretView::Unreadable("the API server does not give it out; see Herald's log".into())
             }
         };
+        if !matches!(secret, SecretView::Unreadable(_)) {
+            self.failing.lock().remove(&key);
+        }
         self.stores.set_secret(&key, secret);
     }
 
     fn again(&self, key: Key) {
-        if !self.later.lock().insert(key.clone()) {
-            return;
-        }
-        let (stores, later) = (self.stores.clone(), self.later.clone());
+        let pause = {
+            let mut failing = self.failing.lock();
+            let failing = failing.entry(key.clone()).or_default();
+            if std::mem::replace(&mut failing.waits, true) {
+                return;
+            }
+            failing.times += 1;
+            RETRY.saturating_mul(1 << (failing.times - 1).min(16)).min(LONGEST_RETRY)
+        };
+        let (stores, failing) = (self.stores.clone(), self.failing.clone());
         tokio::spawn(async move {
-            tokio::time::sleep(RETRY).await;
-            later.lock().remove(&key);
+            tokio::time::sleep(pause).await;
             if stores.is_named(&key) {
+                failing.lock().entry(key.clone()).or_default().waits = false;
                 stores.to_read.add(key);
+            } else {
+                failing.lock().remove(&key);
             }
         });
     }
@@ -99,23 +125,12 @@ pub async fn watch(client: Client, namespace: Option<String>, stores: Arc<Stores
         None => Api::all(client),
     };
     let mut stream = watcher::watcher(api, watcher::Config::default()).default_backoff().boxed();
-    let mut seen = BTreeSet::new();
     while let Some(event) = stream.next().await {
         match event {
-            Ok(Event::Init) => seen.clear(),
-            Ok(Event::InitApply(secret)) => {
-                let key = key(&secret);
-                if stores.is_named(&key) {
-                    seen.insert(key);
-                }
-            }
+            Ok(Event::Init | Event::InitApply(_)) => {}
             Ok(Event::InitDone) => {
-                // After a gap anything may have changed. What was never read is being read anyway.
-                for key in stores.named_secrets() {
-                    if stores.was_read(&key) || !seen.contains(&key) {
-                        stores.to_read.add(key);
-                    }
-                }
+                // After a gap anything may have changed, also what is being read just now.
+                stores.named_secrets().into_iter().for_each(|key| stores.to_read.add(key));
             }
             Ok(Event::Apply(secret) | Event::Delete(secret)) => {
                 let key = key(&secret);
@@ -130,6 +145,33 @@ pub async fn watch(client: Client, namespace: Option<String>, stores: Arc<Stores
     }
 }
 
+/// Whether an object can have this name: that of a DNS subdomain (RFC 1123), as the API server asks.
+fn is_name(name: &str) -> bool {
+    let label = |label: &str| {
+        let ends = |char: Option<char>| char.is_some_and(|char| char.is_ascii_lowercase() || char.is_ascii_digit());
+        let inside = |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || char == '-';
+        ends(label.chars().next()) && ends(label.chars().last()) && label.chars().all(inside)
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
 fn key(secret: &impl ResourceExt) -> Key {
     Key::new(secret.namespace().unwrap_or_default(), secret.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_a_secret_can_have() {
+        for name in ["token", "a", "0", "git.example.org", "a-b.c-d", &"a".repeat(253)] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in
+            ["", "q?x=1", "?limit=500", "../x", "a/b", "A", "a_b", "-a", "a-", "a..b", ".", "ä", &"a".repeat(254)]
+        {
+            assert!(!is_name(name), "{name}");
+        }
+    }
 }

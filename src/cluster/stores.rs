@@ -82,21 +82,25 @@ impl Stores {
                 && old.spec == new.spec
                 && old.object == new.object
         });
-        self.state.write().unreadable.remove(&object.key);
         if !unchanged {
             self.replace_provider(provider);
         }
         self.observe(object, observed, None);
+        self.check_synced();
     }
 
     /// An object that is there and cannot be read: it is left out, and says so. What waits for a Provider goes
     /// on waiting.
     pub fn apply_bad(&self, object: ObjectRef, uid: Arc<str>, observed: Observed, why: String) {
         if object.kind == ObjectKind::Provider {
-            self.state.write().unreadable.insert(object.key.clone(), uid);
+            let before = self.state.write().unreadable.insert(object.key.clone(), uid.clone());
+            before
+                .filter(|before| *before != uid)
+                .inspect(|before| self.for_delivery.add((object.key.clone(), before.clone())));
         }
         self.take_out(&object);
         self.observe(object, observed, Some(why));
+        self.check_synced();
     }
 
     /// An object that is gone.
@@ -110,6 +114,7 @@ impl Stores {
         if let Some(uid) = unreadable {
             self.for_delivery.add((object.key.clone(), uid));
         }
+        self.check_synced();
         self.for_reconcile.add(object.clone());
     }
 
@@ -134,7 +139,12 @@ impl Stores {
     /// must not be sent again because something else about its Secret changed.
     pub fn set_secret(&self, key: &Key, secret: SecretView) {
         let mut state = self.state.write();
-        let Some(named) = state.secrets.get_mut(key) else { return };
+        let Some(named) = state.secrets.get_mut(key) else {
+            // Nobody names it any more, and perhaps it was the last that was waited for.
+            drop(state);
+            self.check_synced();
+            return;
+        };
         if named.secret == secret {
             return;
         }
@@ -227,6 +237,8 @@ impl Stores {
 
     fn replace_provider(&self, provider: Provider) {
         let mut state = self.state.write();
+        let unreadable = state.unreadable.remove(&provider.meta.key).filter(|uid| *uid != provider.meta.uid);
+        unreadable.inspect(|uid| self.for_delivery.add((provider.meta.key.clone(), uid.clone())));
         let old = state.providers.remove(&provider.meta.key);
         for name in provider.spec.secret_names() {
             let secret = Key::new(provider.meta.key.namespace.clone(), name);
@@ -348,12 +360,67 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
-    use crate::api::ProviderSpec;
     use crate::api::meta::ObjectMeta;
     use crate::view::SecretData;
 
     fn holding(token: &str) -> SecretView {
         SecretView::Present(Arc::new(SecretData::new([("token".to_owned(), token.as_bytes().to_vec())])))
+    }
+
+    fn provider(uid: &str) -> Provider {
+        let meta = ObjectMeta {
+            key: Key::new("flux-system", "git"),
+            uid: uid.into(),
+            generation: 1,
+            annotations: BTreeMap::new(),
+        };
+        let spec = serde_json::from_value(serde_json::json!({"type": "github", "secretRef": {"name": "token"}}));
+        Provider { meta, spec: spec.expect("a spec"), object: None }
+    }
+
+    fn reference() -> ObjectRef {
+        ObjectRef { kind: ObjectKind::Provider, key: Key::new("flux-system", "git") }
+    }
+
+    /// Nobody comes back for a Secret that no Provider names any more.
+    #[test]
+    fn what_is_waited_for_no_more_keeps_nobody_waiting() {
+        let bad = |stores: &Stores| stores.apply_bad(reference(), "uid".into(), Observed::default(), "bad".into());
+        let without = |stores: &Stores| {
+            let mut without = provider("uid");
+            without.spec.secret_ref = None;
+            stores.apply_provider(without, Observed::default());
+        };
+        let remove = |stores: &Stores| stores.remove(&reference());
+        for change in [&bad as &dyn Fn(&Stores), &without, &remove] {
+            let stores = Stores::default();
+            stores.apply_provider(provider("uid"), Observed::default());
+            stores.listed(ObjectKind::Provider, &BTreeSet::from([reference().key]));
+            stores.listed(ObjectKind::Alert, &BTreeSet::new());
+            assert!(!stores.synced(), "its Secret was not read yet");
+            change(&stores);
+            assert!(stores.synced());
+        }
+    }
+
+    /// Those who wait for it ask for it by its UID.
+    #[test]
+    fn a_provider_that_cannot_be_read_is_there_and_its_uid_is_told_of() {
+        let stores = Stores::default();
+        let told = || stores.for_delivery.take().now_or_never().unwrap_or_default();
+        let told_of = |uid: &str| told().iter().any(|(_, told)| **told == *uid);
+        let bad = |uid: &str| stores.apply_bad(reference(), uid.into(), Observed::default(), "bad".into());
+        stores.apply_provider(provider("one"), Observed::default());
+        bad("one");
+        assert!(told_of("one") && stores.is_unreadable("one") && stores.provider_by_uid("one").is_none());
+        bad("two");
+        assert!(told_of("one") && stores.is_unreadable("two") && !stores.is_unreadable("one"));
+        stores.apply_provider(provider("three"), Observed::default());
+        assert!(told_of("two") && !stores.is_unreadable("two") && stores.provider_by_uid("three").is_some());
+        bad("three");
+        told();
+        stores.remove(&reference());
+        assert!(told_of("three") && !stores.is_unreadable("three"));
     }
 
     /// Each is told over and over: by a list after a gap, by a change of a label, by a read that is not
@@ -362,11 +429,7 @@ mod tests {
     fn a_secret_that_holds_what_it_held_is_no_change() {
         let stores = Stores::default();
         let (key, secret) = (Key::new("flux-system", "git"), Key::new("flux-system", "token"));
-        let meta = ObjectMeta { key: key.clone(), uid: "uid".into(), generation: 1, annotations: BTreeMap::new() };
-        let spec: ProviderSpec =
-            serde_json::from_value(serde_json::json!({"type": "github", "secretRef": {"name": "token"}}))
-                .expect("a spec");
-        stores.apply_provider(Provider { meta, spec, object: None }, Observed::default());
+        stores.apply_provider(provider("uid"), Observed::default());
         let mut version = stores.provider(&key).expect("it is there").version;
         for now in [
             SecretView::Missing,

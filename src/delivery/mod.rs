@@ -404,7 +404,9 @@ impl Inner {
         wrote: &AtomicBool,
     ) -> Try {
         let Some(view) = view else {
-            if self.view.is_unreadable(job.new.subject.provider()) {
+            let uid = job.new.subject.provider();
+            // It may have been mended between one look and the next; then it wakes what waits for it.
+            if self.view.is_unreadable(uid) || self.view.provider_by_uid(uid).is_some() {
                 return self.again(job, verdict::parked(job.attempts), false, Why::unreadable());
             }
             return Try::GivenUp(Outcome::Refused, Why::new("ProviderNotFound", "its Provider was deleted"));

@@ -20,7 +20,7 @@ pub use self::writer::{ClusterWriter, LogWriter, StatusWriter, WriteError};
 use crate::api::conditions::{Condition, Desired};
 use crate::clock::Clock;
 use crate::cluster::{ObjectKind, ObjectRef, Observed, Reach, Stores};
-use crate::compose::METADATA_CONFLICTS;
+use crate::compose::{METADATA_CONFLICTS, text};
 use crate::delivery::resolve::{ResolveError, Resolved, Resolver, SECRET_NOT_READ};
 use crate::delivery::troubles::{About, Trouble, Troubles};
 use crate::matching::Source;
@@ -39,8 +39,14 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// A changed message waits this long for the next one; a changed status or reason does not.
 const MESSAGE_PAUSE: Duration = Duration::from_secs(30);
 
-/// Pause after a write that failed.
+/// Pause after a write that failed; doubled with each more of the same object.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// The longest pause.
+const LONGEST_RETRY: Duration = Duration::from_secs(300);
+
+/// Characters of a message: what people read, and far below what the API server takes (32,768).
+const MAX_MESSAGE: usize = 4_000;
 
 /// The loop.
 pub struct Reconciler {
@@ -57,6 +63,8 @@ pub struct Reconciler {
     conflicts_told: HashMap<ObjectRef, (Arc<str>, i64)>,
     written: HashMap<ObjectRef, VecDeque<Instant>>,
     waiting: HashMap<ObjectRef, Instant>,
+    /// Writes that failed, one after the other.
+    failed: HashMap<ObjectRef, u32>,
 }
 
 /// What an Event says is wrong with an object.
@@ -99,6 +107,7 @@ impl Reconciler {
             conflicts_told: HashMap::new(),
             written: HashMap::new(),
             waiting: HashMap::new(),
+            failed: HashMap::new(),
         }
     }
 
@@ -140,6 +149,9 @@ impl Reconciler {
                 .await;
             for (object, result, took) in results {
                 let controller = controller(object.kind);
+                if result != Err(WriteError::Retry) {
+                    self.failed.remove(&object);
+                }
                 match result {
                     Ok(()) => {
                         self.metrics.reconcile(controller, Reconciled::Success, took);
@@ -148,7 +160,10 @@ impl Reconciler {
                     Err(WriteError::Gone) => self.metrics.reconcile(controller, Reconciled::Success, took),
                     Err(WriteError::Retry) => {
                         self.metrics.reconcile(controller, Reconciled::Error, took);
-                        self.waiting.insert(object, self.clock.now() + RETRY);
+                        let times = self.failed.entry(object.clone()).or_default();
+                        let pause = RETRY.saturating_mul(1 << (*times).min(16)).min(LONGEST_RETRY);
+                        *times += 1;
+                        self.waiting.insert(object, self.clock.now() + pause);
                     }
                 }
             }
@@ -164,6 +179,7 @@ impl Reconciler {
         let began = self.clock.now();
         let Some(observed) = self.stores.observed(&object) else {
             self.written.remove(&object);
+            self.failed.remove(&object);
             self.told.remove(&object);
             self.conflicts_told.remove(&object);
             self.troubles.forget(&about(&object));
@@ -174,7 +190,8 @@ impl Reconciler {
             writes.push((object, observed, None));
             return;
         }
-        let Some(desired) = self.desired(&object) else { return };
+        let Some(mut desired) = self.desired(&object) else { return };
+        desired.iter_mut().for_each(|want| want.message = text::cut(&want.message, MAX_MESSAGE));
         self.tell(&object, &observed, &desired);
         let written = self.written.entry(object.clone()).or_default();
         while written.front().is_some_and(|at| now.saturating_duration_since(*at) >= WINDOW) {

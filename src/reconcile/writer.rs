@@ -65,22 +65,22 @@ pub struct ClusterWriter {
     api: discovery::Api,
     claim: Claim,
     events: Events,
-    /// The CRDs have no status subresource (Flux's have none): said once, then not tried again.
-    resting: AtomicBool,
+    /// It was said that the CRDs have no status subresource; Flux's have none.
+    said: AtomicBool,
 }
 
 impl ClusterWriter {
     /// A writer to what `api` found.
     pub fn new(client: Client, api: discovery::Api, claim: Claim, events: Events) -> Self {
-        let writer = Self { client, resting: AtomicBool::new(false), api, claim, events };
+        let writer = Self { client, said: AtomicBool::new(false), api, claim, events };
         if !writer.api.has_status {
-            writer.rest();
+            writer.say_no_status();
         }
         writer
     }
 
-    fn rest(&self) {
-        if !self.resting.swap(true, Ordering::SeqCst) {
+    fn say_no_status(&self) {
+        if !self.said.swap(true, Ordering::SeqCst) {
             tracing::info!(
                 logger = "reconcile",
                 "the installed CRDs have no status, so conditions are not written; apply the files in crds/ to get them"
@@ -93,7 +93,7 @@ impl ClusterWriter {
     }
 
     async fn write_status(&self, object: &ObjectRef, conditions: &[Condition]) -> Result<(), WriteError> {
-        if self.resting.load(Ordering::SeqCst) {
+        if !self.api.has_status {
             return Ok(());
         }
         let resource = self.api.resource(object.kind);
@@ -110,12 +110,15 @@ impl ClusterWriter {
         match tokio::time::timeout(TIMEOUT, written).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
-                // The object is gone, or the CRD lost its status; a look tells which.
+                // The object is gone, or the CRD lost its status; a look tells which. For as long as it lacks
+                // one: `discovery::changed` starts all of this anew, unless it comes back before that.
                 match api.get_opt(&object.key.name).await {
-                    Ok(Some(_)) => self.rest(),
-                    _ => return Err(WriteError::Gone),
+                    Ok(Some(_)) => {
+                        self.say_no_status();
+                        Err(WriteError::Retry)
+                    }
+                    _ => Err(WriteError::Gone),
                 }
-                Ok(())
             }
             Ok(Err(error)) => Err(self.failed(object, &error.to_string())),
             Err(_) => Err(self.failed(object, "no answer in time")),

@@ -123,6 +123,19 @@ async fn a_bad_expression_is_named_and_the_good_ones_work() {
     herald.stop().await;
 }
 
+/// The API server refuses a message of more than 32,768 characters, whole.
+#[tokio::test]
+async fn a_message_has_a_bound() {
+    let space = Space::new("conditions").await;
+    space.pair("https://example.org/acme/fleet").await;
+    let expressions: Vec<String> = (0..400).map(|number| format!("({}{number}", "a".repeat(80))).collect();
+    space.apply(&alert("all", "git").spec("inclusionList", json!(expressions))).await;
+    let herald = space.herald().await;
+    let ready = space.condition("Alert", "all", "Ready", "False", "InvalidExpression").await;
+    assert!(message(&ready).starts_with("spec.inclusionList[0]") && message(&ready).ends_with('…'), "{ready}");
+    herald.stop().await;
+}
+
 #[tokio::test]
 async fn a_missing_provider_is_named_until_it_comes() {
     let space = Space::new("conditions").await;
@@ -205,6 +218,14 @@ async fn what_is_wrong_with_a_provider_is_named_and_no_secret_is_told() {
         ("secret-url", provider("github", "secret-url", good).secret("address"), true, "InvalidAddress", "/address"),
         ("long-url", provider("github", "long-url", good).secret("long"), true, "InvalidAddress", "2048"),
         ("no-secret", provider("github", "no-secret", good).secret("none"), true, "SecretNotFound", "spec.secretRef"),
+        // Read as it stands, it would be the Secret that the others name.
+        (
+            "odd-secret",
+            provider("github", "odd-secret", good).secret("token?x=1"),
+            true,
+            "SecretNotFound",
+            "spec.secretRef",
+        ),
         (
             "no-cert",
             with_token("no-cert").spec("certSecretRef", named("none")),

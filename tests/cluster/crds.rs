@@ -295,6 +295,32 @@ async fn herald_waits_for_definitions_and_runs_on_those_of_flux() {
     app.shutdown(DEADLINE).await;
 }
 
+/// Flux puts its own definitions back with each of its upgrades, and those who keep ours in Git apply them again.
+#[tokio::test]
+async fn conditions_are_written_again_when_our_definitions_come_back() {
+    let (log, _guard) = Log::start();
+    let api = ApiServer::start().await;
+    install(&api);
+    api.kubectl_ok(&["create", "namespace", "flux-system"]);
+    let space = Space::named(&api, "flux-system".to_owned()).await;
+    space.apply(&alert("all", "git")).await;
+    let herald = Herald::cluster(space.client.clone(), &[]).await;
+    space.condition("Alert", "all", "Ready", "True", "Succeeded").await;
+
+    api.apply_crds(&in_repository("config/testdata/peer-crds.yaml"));
+    let broken = alert("all", "git").spec("inclusionList", json!(["(unclosed"]));
+    space.apply(&broken).await;
+    wait::until(DEADLINE, "a line about the definitions", || async {
+        (!log.lines(&["the installed CRDs have no status"]).is_empty()).then_some(())
+    })
+    .await;
+    // Before anybody looks whether they are still the same.
+    install(&api);
+    space.condition("Alert", "all", "Ready", "False", "InvalidExpression").await;
+    assert_eq!(log.lines(&["starting anew"]), [""; 0]);
+    herald.stop().await;
+}
+
 #[tokio::test]
 async fn a_broken_object_harms_itself_alone() {
     let (log, _guard) = Log::start();
