@@ -767,6 +767,18 @@ async fn a_hang_ends_with_the_client_or_the_forge() {
     assert!(answer.is_err());
 }
 
+#[tokio::test]
+async fn a_hang_can_land_after_its_client_has_left() {
+    let desk = Desk::new().await;
+    desk.forge.fail(Fault::hang().writes().lands_after(Duration::from_millis(300)));
+    // Dropped with the request under way.
+    let gone = desk.post(Api::GitHub, SHA, &json!({"state": "success"}));
+    assert!(tokio::time::timeout(Duration::from_millis(100), gone).await.is_err());
+    assert_eq!(desk.forge.statuses(SHA).len(), 0);
+    assert!(desk.forge.until(PATIENCE, |forge| forge.statuses(SHA).len() == 1).await);
+    assert_eq!(desk.forge.struck().into_iter().collect::<Vec<_>>(), [("late".to_owned(), 1)]);
+}
+
 // === what a test asks the forge ===
 
 #[tokio::test]
@@ -971,4 +983,9 @@ async fn a_fault_can_answer_with_the_request() {
     assert_eq!(answer.status(), 400);
     let body = answer.text().await.unwrap();
     assert!(body.contains("authorization: Bearer t0k") && body.ends_with(r#"{"state":"success"}"#), "{body}");
+
+    desk.forge.fail(Fault::answer(400).echo().quoted(|text| format!("<{text}>")));
+    let answer = desk.post(Api::GitHub, SHA, &json!({"state": "success"})).await.unwrap();
+    let body = answer.text().await.unwrap();
+    assert!(body.contains("authorization: <Bearer t0k") && body.ends_with(r#"<{"state":"success"}>"#), "{body}");
 }
