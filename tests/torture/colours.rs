@@ -11,6 +11,9 @@
 //! or an operator has one notification tried (by itself Herald would try one after 10 minutes;
 //! `what_a_repository_refused_…` in `tests/it/budget.rs` turns the clock for that).
 //!
+//! And the same with vendors that do a share of what they are asked after Herald gave it up: there an older state does
+//! come over a newer one, by the vendor's doing, and must not stay for longer than [`LATE_GRACE`].
+//!
 //! A state is told by its reason, so that each write at a vendor names the change it tells of. Every fourth object has
 //! plain reasons instead, and so comes back to what it said before.
 
@@ -43,6 +46,10 @@ const BROKEN: f64 = 0.3;
 /// How long after the end of its faults a vendor may still show what is not so.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// The same of a vendor that does things late: Herald gives a request up after two seconds, and looks half a minute
+/// later.
+const LATE_GRACE: Duration = Duration::from_secs(40);
+
 /// How long after the faults it is watched, when something is still wrong.
 const WATCHED: Duration = Duration::from_secs(90);
 
@@ -62,6 +69,8 @@ struct Form {
     kills: bool,
     /// How people mend the vendor of this number, if Herald does not see by itself that it works again.
     mend: fn(usize) -> Option<Mend>,
+    /// Whether vendors do things late.
+    late: bool,
 }
 
 /// What people do once a vendor works again that refused everything.
@@ -186,6 +195,11 @@ fn a_share(_vendor: usize) -> Vec<Fault> {
     kinds.into_iter().zip(0..).map(|(fault, at)| fault.chance(share / (1.0 - share * f64::from(at)))).collect()
 }
 
+/// A share of the writes gets no answer, and is done seconds after Herald gave it up.
+fn late(_vendor: usize) -> Vec<Fault> {
+    vec![Fault::hang().lands_after(Duration::from_secs(5)).writes().chance(BROKEN)]
+}
+
 /// Every answer of a vendor is broken, in a way of its own.
 fn everything(vendor: usize) -> Vec<Fault> {
     let kinds: [Fault; VENDORS.len()] = [
@@ -235,14 +249,23 @@ fn manifests(vendor: &str, forge: &Forge) -> [Manifest; 3] {
 async fn at_rest_every_status_is_the_last_one() {
     let (changes_each, seconds) = if long() { (20, 600) } else { (3, 50) };
     let lasting = Duration::from_secs(seconds);
-    endure(Form { objects: 500, changes_each, lasting, faults: a_share, kills: true, mend: |_| None }).await;
+    endure(Form { objects: 500, changes_each, lasting, faults: a_share, kills: true, mend: |_| None, late: false })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_leaves_no_wrong_colour() {
     let (changes_each, seconds) = if long() { (20, 600) } else { (2, 30) };
     let lasting = Duration::from_secs(seconds);
-    endure(Form { objects: 500, changes_each, lasting, faults: everything, kills: false, mend: |_| None }).await;
+    endure(Form { objects: 500, changes_each, lasting, faults: everything, kills: false, mend: |_| None, late: false })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_done_late_leaves_no_wrong_colour() {
+    let (objects, changes_each, seconds) = if long() { (500, 12, 120) } else { (300, 4, 20) };
+    let lasting = Duration::from_secs(seconds);
+    endure(Form { objects, changes_each, lasting, faults: late, kills: false, mend: |_| None, late: true }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -250,7 +273,7 @@ async fn what_was_refused_and_is_mended_has_no_wrong_colour() {
     // Shorter than the ten minutes after which a canary finds out that all was mended.
     let (objects, changes_each, seconds) = if long() { (500, 20, 300) } else { (300, 2, 20) };
     let lasting = Duration::from_secs(seconds);
-    endure(Form { objects, changes_each, lasting, faults: refusals, kills: false, mend: mended }).await;
+    endure(Form { objects, changes_each, lasting, faults: refusals, kills: false, mend: mended, late: false }).await;
 }
 
 async fn endure(form: Form) {
@@ -308,6 +331,7 @@ async fn endure(form: Form) {
         sleep(Duration::from_millis(250)).await;
     }
     let (took, end) = (rested.elapsed(), Timestamp::now());
+    let grace = if form.late { LATE_GRACE } else { GRACE };
 
     let mut table = String::from("\nvendor           changes  writes  wrong s  after  faults\n");
     let mut wrong_after = 0.0;
@@ -316,7 +340,7 @@ async fn endure(form: Form) {
         let changes: usize = its().map(|object| object.truths.lock().len()).sum();
         let writes: usize = its().map(|object| object.writes(forge).len()).sum();
         let sum = |from, to| its().map(|object| object.wrong(forge, from, to)).fold(0.0, |sum, seconds| sum + seconds);
-        let (wrong, after) = (sum(Timestamp::UNIX_EPOCH, peace), sum(peace + GRACE, end));
+        let (wrong, after) = (sum(Timestamp::UNIX_EPOCH, peace), sum(peace + grace, end));
         wrong_after += after;
         let faults: Vec<String> = forge.struck().iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
         let _ =
@@ -331,7 +355,7 @@ async fn endure(form: Form) {
         objects.len(),
         form.lasting.as_secs_f64(),
         took.as_secs_f64(),
-        GRACE.as_secs(),
+        grace.as_secs(),
         wrong_after / 60.0,
     );
     // In one piece: another test may print at the same time.
@@ -353,8 +377,14 @@ async fn endure(form: Form) {
         let (vendor, name) = (VENDORS[object.vendor], &object.name);
         assert!(is_right(object), "{vendor}, {name} is {:?}, told was\n{}", object.truths.lock().last(), told(),);
         let back = object.step_back(forge);
-        assert!(back.is_none(), "{vendor}, {name}: an older state was put over a newer one: {back:?}, of\n{}", told());
+        assert!(
+            form.late || back.is_none(),
+            "{vendor}, {name}: an older state was put over a newer one: {back:?}, of\n{}",
+            told()
+        );
     }
+    let backs = || objects.iter().filter(|object| object.step_back(&forges[object.vendor]).is_some()).count();
+    assert!(!form.late || backs() > 0, "some of what was done late came over what is newer");
     assert_eq!(wrong_after, 0.0, "seconds in which a status had the wrong colour");
     assert!(herald.outbox_ls().starts_with("nothing waits"), "{}", herald.outbox_ls());
 }
