@@ -38,7 +38,7 @@ use crate::clock::Clock;
 use crate::compose::{Notice, text};
 use crate::ops::metrics::{Metrics, Outcome};
 use crate::outbound::SendError;
-use crate::outbox::{Act, Job, JobId, NewJob, Operation, Outbox, Retry, Settled, Settlement};
+use crate::outbox::{Act, Job, JobId, NewJob, Operation, Outbox, Pick, Retry, Settled, Settlement};
 use crate::vendors::Service;
 use crate::view::{ProviderView, View};
 
@@ -356,8 +356,9 @@ impl Inner {
                     // No request will be made.
                     _ => None,
                 };
+                let pick = if ticket.as_ref().is_some_and(Ticket::is_canary) { Pick::Longest } else { Pick::First };
                 tickets.push(ticket);
-                Ok(())
+                Ok(pick)
             });
             claims.extend(jobs);
             if unresolved.is_empty() {

@@ -132,8 +132,18 @@ pub struct Counts {
     pub looks: usize,
 }
 
-/// Whether a Provider may be told something now, or when to ask again.
-pub type May<'a> = dyn FnMut(&Arc<str>) -> Result<(), Instant> + 'a;
+/// Whether a Provider may be told something now, and which of its jobs that should be, or when to ask again.
+pub type May<'a> = dyn FnMut(&Arc<str>) -> Result<Pick, Instant> + 'a;
+
+/// Which job of a Provider is claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// The first by [`NewJob::rank`].
+    First,
+    /// The one that waits longest for a try, whatever its rank: where one alone goes out at a time, those that
+    /// fail again and again take turns with the rest.
+    Longest,
+}
 
 /// Jobs of one Provider in one state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +164,7 @@ pub trait Outbox: Send + Sync + 'static {
     /// Up to `limit` jobs that are due, at most one of a [`Subject`] at a time, taking turns among
     /// Providers. A claimed job is nobody else's until it is settled.
     fn claim(&self, now: Instant, limit: usize) -> Vec<Arc<Job>> {
-        self.claim_if(now, limit, &mut |_| Ok(()))
+        self.claim_if(now, limit, &mut |_| Ok(Pick::First))
     }
 
     /// The same, but only of Providers that `may` be told something now: it is asked once for each job,

@@ -289,6 +289,54 @@ impl Turned {
     }
 }
 
+/// Turns the clock to one canary after the other until this commit has a status; how many it took.
+async fn canaries_until_told(herald: &Turned, forge: &Forge, commit: &str, most: usize) -> usize {
+    for canary in 1..=most {
+        let (before, held) = (forge.requests().len(), herald.pipeline.outbox.counts().held);
+        herald.turn(Duration::from_secs(10));
+        herald.requests(forge, before + 1).await;
+        let told = |forge: &Forge| !forge.statuses(commit).is_empty();
+        wait::until(DEADLINE, "the canary's end", || async {
+            let counts = herald.pipeline.outbox.counts();
+            (told(forge) || (counts.held == held && counts.claimed == 0 && counts.ready == 0)).then_some(())
+        })
+        .await;
+        if told(forge) {
+            return canary;
+        }
+    }
+    panic!("{commit} was not told within {most} canaries");
+}
+
+#[tokio::test]
+async fn at_a_host_that_fails_each_provider_has_its_turn() {
+    let forge = forge().await;
+    forge.fail(Fault::answer(500).path("acme/bad").every(1));
+    let manifests = [at(&forge, "bad", "token"), at(&forge, "good", "another")].into_iter().flatten();
+    let herald = Turned::with(manifests.chain([token(), secret("another", "token", "another-credential")]));
+    for number in 0..30 {
+        herald.post(&kustomization_event("bad", &sha(number)).failed("HealthCheckFailed")).await;
+    }
+    herald.held(30).await;
+    herald.post(&kustomization_event("good", &sha(100))).await;
+    herald.held(31).await;
+    assert!(canaries_until_told(&herald, &forge, &sha(100), 20).await <= 2);
+}
+
+#[tokio::test]
+async fn at_a_host_that_fails_each_status_of_a_provider_has_its_turn() {
+    let forge = forge().await;
+    let herald = Turned::with([git("github", &forge), token(), alert("status", "git")]);
+    for number in 0..16 {
+        forge.fail(Fault::answer(500).path(&sha(number)).every(1));
+        herald.post(&kustomization_event("web", &sha(number)).failed("HealthCheckFailed")).await;
+    }
+    herald.held(16).await;
+    herald.post(&kustomization_event("web", &sha(100))).await;
+    herald.held(17).await;
+    canaries_until_told(&herald, &forge, &sha(100), 20).await;
+}
+
 #[tokio::test]
 async fn what_is_held_past_its_deadline_is_given_up_though_nothing_may_be_sent() {
     let forge = forge().await;

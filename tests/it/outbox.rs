@@ -15,7 +15,7 @@ use herald::compose::{CommitStatus, Notice, Slot, State};
 use herald::matching::gate::Marks;
 use herald::outbox::{
     Act, Counts, Disputes, DurableOutbox, Fate, Job, Known, LONGEST_WAIT, Limits, MemoryOutbox, NewJob, Operation,
-    Options, Outbox, PutError, Reader, RepeatKey, Retry, Said, Settled, Settlement, Stamp, Subject,
+    Options, Outbox, Pick, PutError, Reader, RepeatKey, Retry, Said, Settled, Settlement, Stamp, Subject,
 };
 use proptest::prelude::*;
 
@@ -747,7 +747,7 @@ fn a_provider_that_may_not_be_told_is_asked_for_again_in_its_turn() {
     let mut asked = 0;
     let claims = outbox.claim_if(now, 10, &mut |of| {
         asked += 1;
-        if *of == provider(1) { Err(later) } else { Ok(()) }
+        if *of == provider(1) { Err(later) } else { Ok(Pick::First) }
     });
     assert_eq!((claims.len(), asked), (3, 4), "once for each job, and not again when it said no");
     let counts = outbox.counts();
@@ -761,9 +761,28 @@ fn a_provider_that_may_not_be_told_is_asked_for_again_in_its_turn() {
     outbox.release(&provider(1));
     assert_eq!(number(&outbox.claim(now, 1)[0]), 9);
     // One at a time: the two take turns, though one of them was never let through before.
-    let turn =
-        |may: u8| outbox.claim_if(later, 1, &mut |of| if *of == provider(may) { Ok(()) } else { Err(later) }).len();
+    let turn = |may: u8| {
+        outbox.claim_if(later, 1, &mut |of| if *of == provider(may) { Ok(Pick::First) } else { Err(later) }).len()
+    };
     assert_eq!((turn(1), turn(1), turn(0)), (1, 1, 0));
+}
+
+#[test]
+fn where_one_goes_at_a_time_what_waits_longest_has_its_turn() {
+    let clock = TurnedClock::new();
+    let (outbox, now) = (MemoryOutbox::new(LIMITS), clock.now());
+    let ranks = [(1, 1), (2, 0), (3, 0)];
+    let jobs = ranks.map(|(about, words)| new_job(Put { about, words, ..LATE }, about.into(), now));
+    block_on(outbox.put(jobs.to_vec())).expect("room");
+    let mut order = Vec::new();
+    for _ in 0..5 {
+        let claims = outbox.claim_if(now, 1, &mut |_| Ok(Pick::Longest));
+        let retry = Retry { pause: Duration::ZERO, told: false, why: String::new() };
+        order.extend(claims.iter().map(|job| number(job)));
+        outbox.settle(&claims[0], now, Settlement::Retry(retry));
+    }
+    assert_eq!(order, [1, 2, 3, 1, 2], "a success first, because it came first");
+    assert_eq!(number(&outbox.claim(now, 1)[0]), 3, "failures first");
 }
 
 const LATE: Put = Put { provider: 1, about: 5, is_slot: true, version: None, words: 1 };

@@ -8,7 +8,7 @@
 //! | a refused credential (401, 407, a sign-in page) | credential and host | when the Provider or a Secret of it changes; of a credential that is got for the occasion, as the next |
 //! | a refused repository (403, 404, …) | credential, host and repository | by one canary that works: after 10 minutes, doubling to an hour; what comes due while it is under way stays where it is |
 //! | limits of our own, at github.com and ghe.com | credential and host | never |
-//! | a host that fails | host, and the way to it: TLS, proxy, timeout | by one canary that is answered: one every 10 s |
+//! | a host that fails | host, and the way to it: TLS, proxy, timeout | by one canary that is answered: one every 10 s, in turns among Providers |
 //!
 //! A credential is known by a fingerprint with a key of this process, and is kept nowhere. What is
 //! kept is bounded by the Providers there are, and by the waits that run.
@@ -197,11 +197,14 @@ impl Pass {
         let mut account = self.account.lock();
         let mut host = self.host.lock();
         if let Some(wait) = account.waits(now) {
+            host.pass_over(&self.provider);
             return Err(wait.until);
         }
         host.has_room(&self.provider, now)?;
-        let leave = account.admit(&self.provider, &self.repository, now)?;
-        let canary = host.begin(now);
+        let leave = account.admit(&self.provider, &self.repository, now);
+        // Who cannot go lets others have its turn there.
+        let leave = leave.inspect_err(|_| host.pass_over(&self.provider))?;
+        let canary = host.begin(&self.provider, now);
         let lifted = (account.lifted(), host.recoveries());
         Ok(Ticket { pass: self.clone(), leave, canary, lifted })
     }
@@ -323,6 +326,11 @@ impl Gate for Pass {
 }
 
 impl Ticket {
+    /// Whether it is to see how the host fares, which any job shows.
+    pub fn is_canary(&self) -> bool {
+        self.canary
+    }
+
     /// Whether something is tried again since it was given that had been refused or had failed: who waits
     /// for that was woken, but not a job that was under way then.
     pub fn is_outdated(&self) -> bool {
