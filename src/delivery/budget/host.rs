@@ -244,7 +244,6 @@ impl Line {
 mod tests {
     use super::super::tests::{Scene, status};
     use super::*;
-    use crate::clock::Clock;
     use crate::outbound::Gate;
 
     #[test]
@@ -306,7 +305,7 @@ mod tests {
             assert_eq!(scene.left(pass), CANARY);
         };
         // Whose credential may not be used has no turn, and whoever does not come loses it.
-        told.wait(scene.clock.now() + 60 * CANARY);
+        told.answered(Some(&status(429, Some(600), "")), None);
         scene.clock.turn(CANARY);
         assert_eq!(scene.left(&told), 59 * CANARY);
         assert_eq!([scene.left(&one), scene.left(&two)], [NOT_ITS_TURN; 2]);
