@@ -422,7 +422,13 @@ impl Inner {
             }
         };
         let lifted = match sent {
-            Ok(Try::Delivered | Try::Look { outcome: Outcome::Delivered, .. }) => pass.worked(),
+            Ok(Try::Delivered | Try::Look { outcome: Outcome::Delivered, .. }) => {
+                if job.attempts >= verdict::LASTING {
+                    // What failed for as long for the same reason need not wait out its pause.
+                    self.outbox.wake(job.new.subject.provider());
+                }
+                pass.worked()
+            }
             // What it found it had asked for just now, not known before.
             Ok(_) if pass.answered_well() > well => pass.read_worked(),
             _ => Vec::new(),
@@ -449,10 +455,11 @@ impl Inner {
     fn judge(&self, job: &Job, pass: &Pass, wrote: &AtomicBool, error: SendError) -> Try {
         let mut why = Why::sent(&error);
         let (fails, canary) = pass.host_fails();
+        let well = pass.host_well_for();
         why.stands = fails && (canary || job.attempts + 1 >= report::PERSISTENT_AT_A_FAILING_HOST);
         let (pause, told) = match (&error, verdict(&error)) {
             (SendError::Held { pause, told, .. }, _) => (*pause, *told),
-            (_, Verdict::Later) => (verdict::backoff(verdict::tries_that_count(job.attempts, fails)), false),
+            (_, Verdict::Later) => (verdict::later(&error, job.attempts, well), false),
             // It may be longer by now: others were told too.
             (_, Verdict::Wait(pause)) => (pass.waits().unwrap_or(pause).max(verdict::backoff(job.attempts)), true),
             (_, Verdict::Park(_)) => {

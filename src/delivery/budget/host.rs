@@ -48,8 +48,9 @@ pub(super) struct Host {
     failed: HashSet<Arc<str>>,
     /// It failed until just now: those who wait for it are to be told.
     recovered: bool,
-    /// How often it worked again.
+    /// How often it worked again, and when it did so last.
     recoveries: u64,
+    recovered_at: Option<Instant>,
 }
 
 impl Default for Host {
@@ -66,6 +67,7 @@ impl Default for Host {
             failed: HashSet::new(),
             recovered: false,
             recoveries: 0,
+            recovered_at: None,
         }
     }
 }
@@ -130,6 +132,12 @@ impl Host {
         (self.canary_at.is_some(), self.canary)
     }
 
+    /// See [`super::Pass::host_well_for`].
+    pub fn well_for(&self, now: Instant) -> Option<Duration> {
+        let since = |at| now.saturating_duration_since(at);
+        self.canary_at.is_none().then(|| self.recovered_at.map_or(Duration::MAX, since))
+    }
+
     /// What it fails with, while it does.
     pub fn fails_with(&self) -> Option<&SendError> {
         self.fails_with.as_ref()
@@ -156,6 +164,7 @@ impl Host {
             if self.canary_at.take().is_some() {
                 self.recovered = true;
                 self.recoveries += 1;
+                self.recovered_at = Some(now);
             }
             if !self.recovered {
                 self.failed.clear();
@@ -267,6 +276,7 @@ mod tests {
                 assert_eq!(scene.left(then), NOT_ITS_TURN);
                 let canary = first.admit().expect("a canary");
                 assert_eq!(scene.left(then), NO_ROOM, "one at a time");
+                assert_eq!(one.host_well_for(), None);
                 first.answered(Some(&failure), None);
                 assert_eq!(canary.end(true), Freed::default());
                 (first, then) = (then, first);
@@ -285,6 +295,8 @@ mod tests {
             let woken: HashSet<_> = freed.wake.into_iter().collect();
             assert_eq!(woken, HashSet::from(["one".into(), "other".into()]));
             assert_eq!((scene.left(&one), scene.left(&other)), (Duration::ZERO, Duration::ZERO));
+            scene.clock.turn(CANARY);
+            assert_eq!([&one, &elsewhere].map(|pass| pass.host_well_for()), [Some(CANARY), Some(Duration::MAX)]);
         }
     }
 

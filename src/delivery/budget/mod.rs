@@ -301,6 +301,11 @@ impl Pass {
         self.host.lock().fails()
     }
 
+    /// How long the host has worked since it failed last: nothing while it fails, and for ever where it never did.
+    pub fn host_well_for(&self) -> Option<Duration> {
+        self.host.lock().well_for(self.clock.now())
+    }
+
     /// A job was delivered: nothing of its like is refused any more. Gives the Providers that held
     /// some back.
     pub fn worked(&self) -> Vec<Arc<str>> {
