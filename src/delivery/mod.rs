@@ -38,7 +38,7 @@ use crate::clock::Clock;
 use crate::compose::{Notice, text};
 use crate::ops::metrics::{Metrics, Outcome};
 use crate::outbound::SendError;
-use crate::outbox::{Act, Job, JobId, NewJob, Operation, Outbox, Retry, Settled, Settlement};
+use crate::outbox::{Act, Job, JobId, NewJob, Operation, Outbox, Pick, Retry, Settled, Settlement};
 use crate::vendors::Service;
 use crate::view::{ProviderView, View};
 
@@ -91,8 +91,6 @@ struct Inner {
     /// What seconds of the memory of places are counted from.
     started: Instant,
     listings: Listings,
-    /// Waits that an earlier process was told, of Providers that are not known yet, by UID.
-    restored: Mutex<Vec<(Arc<str>, Instant)>>,
     places: Places,
     strays: Strays,
     telling: Telling,
@@ -137,11 +135,10 @@ impl Delivery {
         deadlines: Deadlines,
     ) -> Self {
         let started = clock.now();
-        // The wall clock may have been set back since they were written.
-        let latest = started + verdict::LONGEST_WAIT;
-        let waits = outbox.waits().into_iter().map(|(provider, until)| (provider, until.min(latest)));
+        if let Some(key) = outbox.key() {
+            resolver.budget().restore(key, outbox.kept());
+        }
         Self(Arc::new(Inner {
-            restored: Mutex::new(waits.collect()),
             started,
             outbox,
             view,
@@ -317,7 +314,9 @@ impl Inner {
     /// A Provider or a Secret of it is another one: what waits for that is tried now, also where it was
     /// another Provider that was refused.
     fn changed(&self, provider: &str) {
-        self.resolver.budget().forget_refusals(provider).iter().for_each(|held| self.outbox.wake(held));
+        let version = self.view.provider_by_uid(provider).map_or(u64::MAX, |view| view.version);
+        let keep = |standing| self.outbox.keep(standing);
+        self.resolver.budget().forget_refusals(provider, version, keep).iter().for_each(|held| self.outbox.wake(held));
         self.outbox.wake(provider);
     }
 
@@ -339,7 +338,6 @@ impl Inner {
 
     /// Claims what may go out now, each with leave for it.
     fn claim(&self) -> Vec<(Arc<Job>, Option<Ticket>)> {
-        self.take_up_waits();
         let room = MAX_UNDER_WAY.saturating_sub(self.under_way.load(Ordering::SeqCst));
         let now = self.clock.now();
         let (mut claims, mut tickets) = (Vec::new(), Vec::new());
@@ -356,8 +354,9 @@ impl Inner {
                     // No request will be made.
                     _ => None,
                 };
+                let pick = if ticket.as_ref().is_some_and(Ticket::is_canary) { Pick::Longest } else { Pick::First };
                 tickets.push(ticket);
-                Ok(())
+                Ok(pick)
             });
             claims.extend(jobs);
             if unresolved.is_empty() {
@@ -379,20 +378,6 @@ impl Inner {
     fn may_go_by(&self, provider: &str, by: Instant) -> bool {
         let pass = self.view.provider_by_uid(provider).and_then(|view| self.resolver.pass(&view)).flatten();
         pass.is_none_or(|pass| pass.may_go_by(by))
-    }
-
-    /// Keeps the waits that an earlier process was told, as soon as their Providers are known.
-    fn take_up_waits(&self) {
-        let mut restored = self.restored.lock();
-        if restored.is_empty() {
-            return;
-        }
-        let now = self.clock.now();
-        restored.retain(|(provider, until)| {
-            let ready = self.view.provider_by_uid(provider).and_then(|view| self.ready(&view).ok());
-            ready.as_ref().inspect(|(_, pass)| pass.wait(*until));
-            ready.is_none() && *until > now
-        });
     }
 
     /// Tells a vendor; `view`: the job's Provider as it is now.
@@ -439,37 +424,44 @@ impl Inner {
             }
         };
         let lifted = match sent {
-            Ok(Try::Delivered | Try::Look { outcome: Outcome::Delivered, .. }) => pass.worked(),
+            Ok(Try::Delivered | Try::Look { outcome: Outcome::Delivered, .. }) => {
+                if job.attempts >= verdict::LASTING {
+                    // What failed for as long for the same reason need not wait out its pause.
+                    self.outbox.wake(job.new.subject.provider());
+                }
+                pass.worked()
+            }
             // What it found it had asked for just now, not known before.
             Ok(_) if pass.answered_well() > well => pass.read_worked(),
             _ => Vec::new(),
         };
         lifted.iter().for_each(|provider| self.outbox.wake(provider));
-        self.keep_wait(job, &pass);
-        sent.unwrap_or_else(|error| self.judge(job, &pass, wrote, error))
+        let ended = sent.unwrap_or_else(|error| self.judge(job, &pass, wrote, error));
+        self.keep(job, &pass);
+        ended
     }
 
-    /// A wait that the vendor named just now is for other processes too.
-    fn keep_wait(&self, job: &Job, pass: &Pass) {
-        let Some((until, because)) = pass.unsaved_wait() else { return };
-        let new = &job.new;
-        self.outbox.wait(new.subject.provider(), until);
-        about_provider!(
-            warn,
-            new.provider,
-            seconds = until.saturating_duration_since(self.clock.now()).as_secs(),
-            reason = Why::sent(&because).reason,
-            "the vendor asks to wait: nothing is sent with this credential meanwhile"
-        );
+    /// What the vendor told the credential just now is for other processes too.
+    fn keep(&self, job: &Job, pass: &Pass) {
+        if let Some((until, because)) = pass.save(|standing| self.outbox.keep(standing)) {
+            about_provider!(
+                warn,
+                job.new.provider,
+                seconds = until.saturating_duration_since(self.clock.now()).as_secs(),
+                reason = Why::sent(&because).reason,
+                "the vendor asks to wait: nothing is sent with this credential meanwhile"
+            );
+        }
     }
 
     fn judge(&self, job: &Job, pass: &Pass, wrote: &AtomicBool, error: SendError) -> Try {
         let mut why = Why::sent(&error);
         let (fails, canary) = pass.host_fails();
+        let well = pass.host_well_for();
         why.stands = fails && (canary || job.attempts + 1 >= report::PERSISTENT_AT_A_FAILING_HOST);
         let (pause, told) = match (&error, verdict(&error)) {
             (SendError::Held { pause, told, .. }, _) => (*pause, *told),
-            (_, Verdict::Later) => (verdict::backoff(verdict::tries_that_count(job.attempts, fails)), false),
+            (_, Verdict::Later) => (verdict::later(&error, job.attempts, well), false),
             // It may be longer by now: others were told too.
             (_, Verdict::Wait(pause)) => (pass.waits().unwrap_or(pause).max(verdict::backoff(job.attempts)), true),
             (_, Verdict::Park(_)) => {

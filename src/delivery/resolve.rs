@@ -284,6 +284,7 @@ impl Resolver {
         let path = repository.as_ref().filter(|_| is_status).map(|repository| repository.path.as_str());
         self.budget.pass(&Caller {
             provider: view.provider.meta.uid.clone(),
+            version: view.version,
             host,
             is_public: caller.is_public,
             credential: &credential,

@@ -88,17 +88,38 @@ fn speaks_of_commit(text: &str) -> bool {
         .any(|word| word.trim_matches(|sign: char| sign.is_ascii_punctuation()).eq_ignore_ascii_case("commit"))
 }
 
+/// See [`backoff`].
+const LONGEST_BACKOFF: Duration = Duration::from_secs(20);
+
 /// A pause before try number `attempts` + 1: between nothing and a span that doubles from 1 s to
 /// 20 s (rule R9), so that jobs that failed together do not come back together.
 pub fn backoff(attempts: u32) -> Duration {
-    const LONGEST: f64 = 20.0;
-    let span = 2f64.powi(attempts.min(5) as i32).min(LONGEST);
-    Duration::from_secs_f64(span * fastrand::f64())
+    let span = Duration::from_secs(2u64.pow(attempts.min(5))).min(LONGEST_BACKOFF);
+    span.mul_f64(fastrand::f64())
+}
+
+/// Tries after which a job that fails at a host that works waits longer: two to four minutes of them.
+pub const LASTING: u32 = 20;
+
+/// The pause of a job before its next try. `well`: how long the host has answered others by now, as far as is
+/// known; nothing while it fails.
+///
+/// What the host goes on refusing while it works is seldom mended within seconds: Gitea answers 500 for a commit
+/// that it does not have, for as long as the job is worth trying. So the span grows to 10 minutes after
+/// [`LASTING`] tries. An outage makes no pause long: not while the host fails, not before it has worked for twice
+/// as long as the pause, and not where a gateway answers or nobody does.
+pub fn later(error: &SendError, attempts: u32, well: Option<Duration>) -> Duration {
+    const LONGEST: Duration = Duration::from_secs(600);
+    let short = backoff(tries_that_count(attempts, well.is_none()));
+    let answers = matches!(error, SendError::Status { status, .. } if !matches!(status.as_u16(), 502..=504));
+    let (Some(well), Some(more)) = (well.filter(|_| answers), attempts.checked_sub(LASTING)) else { return short };
+    let span = (LONGEST_BACKOFF * 2u32.pow(more.min(4) + 1)).min(LONGEST);
+    span.min(well / 2).max(LONGEST_BACKOFF).mul_f64(fastrand::f64())
 }
 
 /// The tries of a job that its next pause grows with. Where the host answers others, a job that failed a
 /// few times was unlucky and does not wait long; one that goes on failing is at fault itself.
-pub fn tries_that_count(attempts: u32, host_fails: bool) -> u32 {
+fn tries_that_count(attempts: u32, host_fails: bool) -> u32 {
     /// Tries with a pause of no more than four seconds.
     const UNLUCKY: u32 = 8;
     match attempts {
@@ -311,6 +332,30 @@ mod tests {
         let counts = |fails| [0, 1, 2, 3, 7, 8, 9, 10, 100].map(|attempts| tries_that_count(attempts, fails));
         assert_eq!(counts(false), [0, 1, 2, 2, 2, 3, 4, 5, 95]);
         assert_eq!(counts(true), [0, 1, 2, 3, 7, 8, 9, 10, 100]);
+    }
+
+    #[test]
+    fn what_fails_for_long_waits_long_but_not_because_of_an_outage() {
+        let (fault, hour) = (status(500, None, ""), Duration::from_secs(3600));
+        let longest = |error: &SendError, attempts, well| {
+            (0..500).map(|_| later(error, attempts, well).as_secs_f64()).fold(0.0, f64::max)
+        };
+        let near = |seconds: f64, span: f64| (0.9 * span..=span).contains(&seconds);
+        for (attempts, span) in [(0, 1.0), (8, 8.0), (19, 20.0), (20, 40.0), (21, 80.0), (24, 600.0), (9999, 600.0)] {
+            let seconds = longest(&fault, attempts, Some(hour));
+            assert!(near(seconds, span), "{seconds} s after {attempts} tries");
+        }
+        let minute = Some(Duration::from_secs(60));
+        for (error, well, span) in [
+            (&fault, None, 20.0),
+            (&fault, Some(Duration::ZERO), 20.0),
+            (&fault, minute, 30.0),
+            (&status(502, None, ""), Some(hour), 20.0),
+            (&SendError::Timeout, Some(hour), 20.0),
+        ] {
+            let seconds = longest(error, 9999, well);
+            assert!(near(seconds, span), "{error:?}, well for {well:?}: {seconds} s");
+        }
     }
 
     #[test]

@@ -102,6 +102,26 @@ impl SendError {
         matches!(self, SendError::NotTheVendor { what: super::SIGN_IN })
     }
 
+    /// The HTTP status of a refused credential, which is what another process is told of it.
+    pub fn refusal(&self) -> Option<u16> {
+        match self {
+            SendError::Status { status, .. } => Some(status.as_u16()),
+            error if error.is_sign_in() => Some(StatusCode::NON_AUTHORITATIVE_INFORMATION.as_u16()),
+            _ => None,
+        }
+    }
+
+    /// What an earlier process was refused with, as far as [`SendError::refusal`] told it.
+    pub fn of_refusal(status: u16) -> Self {
+        match StatusCode::from_u16(status) {
+            Ok(StatusCode::NON_AUTHORITATIVE_INFORMATION) => super::SIGN_IN_PAGE,
+            status => {
+                let status = status.unwrap_or(StatusCode::UNAUTHORIZED);
+                SendError::Status { status, retry_after: None, body: String::new() }
+            }
+        }
+    }
+
     /// GitHub's limit on how fast, besides that on how much: known by its words, as the documentation
     /// has them and had them (docs.github.com/rest, "Rate limits for the REST API", about secondary
     /// rate limits; before 2021 "abuse detection mechanism").

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use super::{Job, JobId, NewJob, PutError, Receipt, RepeatKey, Subject};
+use super::{Job, JobId, NewJob, PutError, Receipt, RepeatKey, Standing, Subject};
 
 /// What the thread is asked.
 pub(super) enum Call {
@@ -22,19 +22,19 @@ pub(super) enum Call {
     Remember(RepeatKey, Instant),
     /// A job is tried again.
     PutOff { job: Arc<Job>, due: Instant, told: bool, why: String },
-    /// A vendor wants nothing through this Provider until then.
-    Wait { provider: Arc<str>, until: Instant },
+    /// A vendor told a credential this.
+    Keep(Standing),
     /// Answer when everything before this is written.
     Flush(oneshot::Sender<()>),
 }
 
 impl Call {
-    /// Somebody waits, or a message would be told twice or a vendor's wait be forgotten if this were
+    /// Somebody waits, or a message would be told twice or a vendor's word be forgotten if this were
     /// lost. A status is read at the vendor before it is told again.
     fn is_urgent(&self) -> bool {
         match self {
             // In their order: the last pause of a job is the one that counts.
-            Call::Put { .. } | Call::PutOff { .. } | Call::Wait { .. } | Call::Flush(_) => true,
+            Call::Put { .. } | Call::PutOff { .. } | Call::Keep(_) | Call::Flush(_) => true,
             Call::End { job, .. } => matches!(job.new.subject, Subject::Stream { .. }),
             Call::Forget(_) | Call::Remember(..) => false,
         }

@@ -22,7 +22,7 @@ use super::store::{self, Store};
 use super::writer::{Shared, Writer};
 use super::{
     Counts, Fate, Held, Job, JobId, Known, LONGEST_WAIT, Limits, May, NewJob, Operation, Outbox, PutError, Receipt,
-    Retry, Settled, Settlement, Stamp,
+    Retry, Settled, Settlement, Stamp, Standing,
 };
 use crate::clock::Clock;
 
@@ -46,8 +46,9 @@ pub struct DurableOutbox {
     shared: Arc<Shared>,
     calls: Arc<Calls>,
     places: Places,
+    key: [u8; 32],
     /// Of an earlier process.
-    waits: Vec<(Arc<str>, Instant)>,
+    kept: Vec<Standing>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -103,6 +104,7 @@ impl DurableOutbox {
             gone: AtomicBool::new(false),
             clock,
         });
+        let key = store.key;
         let calls: Arc<Calls> = Arc::default();
         let writer = Writer {
             calls: calls.clone(),
@@ -124,7 +126,7 @@ impl DurableOutbox {
             backlog: left.needless.into_iter().map(Call::Forget).collect(),
         };
         let thread = std::thread::Builder::new().name("outbox".into()).spawn(move || writer.run())?;
-        Ok(Self { shared, calls, places: Places::new(limits.memory), waits: left.waits, thread: Some(thread) })
+        Ok(Self { shared, calls, places: Places::new(limits.memory), key, kept: left.kept, thread: Some(thread) })
     }
 }
 
@@ -132,8 +134,8 @@ impl DurableOutbox {
 #[derive(Default)]
 struct Left {
     next_id: JobId,
-    /// Providers whose vendor wants nothing until then.
-    waits: Vec<(Arc<str>, Instant)>,
+    /// What vendors told credentials.
+    kept: Vec<Standing>,
     /// Rows that say nothing any more.
     needless: Vec<JobId>,
 }
@@ -151,9 +153,8 @@ fn take_up(store: &mut Store, queue: &mut Queue, repeats: Duration, times: &Time
     for (key, at) in messages {
         queue.remember_message(key, times.instant_of(at));
     }
-    let waits = store.waits_after(times.wall())?;
-    let waits = waits.into_iter().map(|(provider, until)| (provider, times.instant_of(until))).collect();
-    let mut left = Left { next_id: 1, waits, needless: Vec::new() };
+    let kept = store.kept(times)?;
+    let mut left = Left { next_id: 1, kept, needless: Vec::new() };
     for row in jobs {
         left.next_id = row.id + 1;
         let new = match row.record {
@@ -168,9 +169,7 @@ fn take_up(store: &mut Store, queue: &mut Queue, repeats: Duration, times: &Time
             }
         };
         // A pause of our own making is over with the process; one that a vendor named is kept.
-        // The clock may have been set back since.
-        let told = |due| times.instant_of(due).min(times.instant_of(times.wall()) + LONGEST_WAIT);
-        let due = row.due.filter(|due| row.told && *due > times.wall()).map(told);
+        let due = row.due.filter(|due| row.told && *due > times.wall()).map(|due| times.within(due, LONGEST_WAIT));
         let placed = queue.restore(Incoming { id: row.id, new, bytes: row.bytes, attempts: row.attempts, due });
         left.needless.extend(placed.replaced);
         if placed.fate != Fate::Stored {
@@ -202,12 +201,16 @@ impl Outbox for DurableOutbox {
         self.shared.queue.lock().release(provider);
     }
 
-    fn wait(&self, provider: &str, until: Instant) {
-        self.calls.tell(Call::Wait { provider: provider.into(), until });
+    fn key(&self) -> Option<[u8; 32]> {
+        Some(self.key)
     }
 
-    fn waits(&self) -> Vec<(Arc<str>, Instant)> {
-        self.waits.clone()
+    fn keep(&self, standing: Standing) {
+        self.calls.tell(Call::Keep(standing));
+    }
+
+    fn kept(&self) -> Vec<Standing> {
+        self.kept.clone()
     }
 
     fn settle(&self, job: &Arc<Job>, now: Instant, settlement: Settlement) -> Settled {

@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 use super::places::Places;
 use super::queue::{Incoming, Limits, Queue};
 use super::{
-    Counts, Held, Job, JobId, Known, May, NewJob, Operation, Outbox, PutError, Receipt, Settled, Settlement, record,
+    Counts, Held, Job, JobId, Known, May, NewJob, Operation, Outbox, PutError, Receipt, Settled, Settlement, Standing,
+    record,
 };
 
 /// See the module.
@@ -61,10 +62,14 @@ impl Outbox for MemoryOutbox {
         self.queue.lock().release(provider);
     }
 
-    /// It ends with the process, as all of this does.
-    fn wait(&self, _provider: &str, _until: Instant) {}
+    fn key(&self) -> Option<[u8; 32]> {
+        None
+    }
 
-    fn waits(&self) -> Vec<(Arc<str>, Instant)> {
+    /// It ends with the process, as all of this does.
+    fn keep(&self, _standing: Standing) {}
+
+    fn kept(&self) -> Vec<Standing> {
         Vec::new()
     }
 

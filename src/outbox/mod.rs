@@ -132,8 +132,38 @@ pub struct Counts {
     pub looks: usize,
 }
 
-/// Whether a Provider may be told something now, or when to ask again.
-pub type May<'a> = dyn FnMut(&Arc<str>) -> Result<(), Instant> + 'a;
+/// Whether a Provider may be told something now, and which of its jobs that should be, or when to ask again.
+pub type May<'a> = dyn FnMut(&Arc<str>) -> Result<Pick, Instant> + 'a;
+
+/// What a vendor told a credential that holds for every process; where it has nothing, it is forgotten.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Which credential, at which host: an HMAC under [`Outbox::key`].
+    pub credential: [u8; 32],
+    /// Nothing is wanted with it before then.
+    pub wait: Option<Instant>,
+    /// It was refused.
+    pub refusal: Option<Refusal>,
+}
+
+/// That a credential was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The HTTP status that said so.
+    pub status: u16,
+    /// When it is tried again; not before a change when there is none.
+    pub until: Option<Instant>,
+}
+
+/// Which job of a Provider is claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// The first by [`NewJob::rank`].
+    First,
+    /// The one that waits longest for a try, whatever its rank: where one alone goes out at a time, those that
+    /// fail again and again take turns with the rest.
+    Longest,
+}
 
 /// Jobs of one Provider in one state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +184,7 @@ pub trait Outbox: Send + Sync + 'static {
     /// Up to `limit` jobs that are due, at most one of a [`Subject`] at a time, taking turns among
     /// Providers. A claimed job is nobody else's until it is settled.
     fn claim(&self, now: Instant, limit: usize) -> Vec<Arc<Job>> {
-        self.claim_if(now, limit, &mut |_| Ok(()))
+        self.claim_if(now, limit, &mut |_| Ok(Pick::First))
     }
 
     /// The same, but only of Providers that `may` be told something now: it is asked once for each job,
@@ -165,11 +195,15 @@ pub trait Outbox: Send + Sync + 'static {
     /// Has [`Outbox::claim_if`] ask again for a Provider at once.
     fn release(&self, provider: &str);
 
-    /// Remembers, across a restart too, that a vendor wants nothing through this Provider until then.
-    fn wait(&self, provider: &str, until: Instant);
+    /// What credentials are to be known by in [`Standing`], for this process and those after it; `None` when
+    /// none of that outlives the process.
+    fn key(&self) -> Option<[u8; 32]>;
 
-    /// What [`Outbox::wait`] remembers of an earlier process.
-    fn waits(&self) -> Vec<(Arc<str>, Instant)>;
+    /// Remembers, across a restart too, what a vendor told a credential, in the place of what it told it before.
+    fn keep(&self, standing: Standing);
+
+    /// What [`Outbox::keep`] remembers of an earlier process.
+    fn kept(&self) -> Vec<Standing>;
 
     /// Ends a claim; `now` is where the delay of a retry starts.
     fn settle(&self, job: &Arc<Job>, now: Instant, settlement: Settlement) -> Settled;

@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 
 use super::fingerprint::Fingerprint;
 use super::repeats::Repeats;
-use super::{Counts, Fate, Generations, Held, Job, JobId, NewJob, PutError, Settled, Settlement, Stamp, Subject};
+use super::{Counts, Fate, Generations, Held, Job, JobId, NewJob, Pick, PutError, Settled, Settlement, Stamp, Subject};
 
 /// Bounds of an outbox.
 #[derive(Clone, Copy, Debug)]
@@ -143,6 +143,18 @@ struct Lane {
     claimed: usize,
     turn: Option<Place>,
     held: Option<(Instant, u64)>,
+}
+
+impl Lane {
+    /// The place of what can be claimed for the longest time, whatever its rank.
+    fn longest(&self) -> Option<Place> {
+        let (mut longest, mut rank) = (None::<Place>, 0);
+        while let Some((&place, _)) = self.ready.range((rank, 0)..).next() {
+            longest = Some(longest.filter(|longest| longest.1 < place.1).unwrap_or(place));
+            rank = place.0 + 1;
+        }
+        longest
+    }
 }
 
 impl Queue {
@@ -378,17 +390,22 @@ impl Queue {
             let Some((_, provider)) = self.turns.pop_first() else { break };
             let Some(lane) = self.lanes.get_mut(&provider) else { continue };
             lane.turn = None;
-            let Some(place) = lane.ready.first_key_value().map(|(place, _)| *place) else {
+            if lane.ready.is_empty() {
                 self.take_turn(provider);
                 continue;
-            };
-            if let Err(until) = may(&provider) {
-                self.places += 1;
-                let held = (until, self.places);
-                lane.held = Some(held);
-                self.held_lanes.insert(held, provider);
-                continue;
             }
+            let place = match may(&provider) {
+                Ok(Pick::First) => lane.ready.first_key_value().map(|(place, _)| *place),
+                Ok(Pick::Longest) => lane.longest(),
+                Err(until) => {
+                    self.places += 1;
+                    let held = (until, self.places);
+                    lane.held = Some(held);
+                    self.held_lanes.insert(held, provider);
+                    continue;
+                }
+            };
+            let place = place.expect("it has something ready");
             let subject = lane.ready.remove(&place).expect("it was just seen");
             let waiting = self.subjects.get_mut(&subject).expect("what is ready is there");
             let head = waiting.jobs.front_mut().expect("what is ready has a head");

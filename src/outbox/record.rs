@@ -169,6 +169,12 @@ impl Times {
         let at = if wall > self.wall { self.now.checked_add(span) } else { self.now.checked_sub(span) };
         at.unwrap_or(self.now)
     }
+
+    /// The same of a time that is no further ahead than this: the wall clock may have been set back since it
+    /// was written.
+    pub fn within(&self, wall: i64, longest: Duration) -> Instant {
+        self.instant_of(wall).min(self.now + longest)
+    }
 }
 
 fn millis(span: Duration) -> i64 {

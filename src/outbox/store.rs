@@ -3,15 +3,15 @@
 
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use aws_lc_rs::rand;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
 
 use super::fingerprint::Fingerprint;
 use super::record::{self, Record, Times};
-use super::{JobId, RepeatKey, Stamp};
+use super::{JobId, LONGEST_WAIT, Refusal, RepeatKey, Stamp, Standing};
 use crate::compose::{CommitStatus, Slot};
 
 /// Marks the file as ours: "Hrld".
@@ -19,7 +19,7 @@ const APPLICATION_ID: i32 = 0x4872_6C64;
 
 /// The steps from one version of the tables to the next; the file's `user_version` says how many
 /// were taken.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE jobs (
         id       INTEGER PRIMARY KEY,  -- rises in the order of acceptance
@@ -59,7 +59,28 @@ const MIGRATIONS: [&str; 2] = [
         until    INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    DROP TABLE waits;                  -- a Provider is not whom a vendor speaks to
+    CREATE TABLE key (                 -- what credentials are known by below
+        id  INTEGER PRIMARY KEY CHECK (id = 1),
+        key BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE standing (            -- what vendors told credentials
+        credential BLOB PRIMARY KEY,   -- its HMAC under the key
+        wait       INTEGER,            -- nothing is wanted with it before then
+        refused    INTEGER,            -- the status that refused it
+        until      INTEGER,            -- when it is tried again; NULL: not before a change
+        at         INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
 ];
+
+/// A refusal is forgotten after this: whoever mends it while Herald runs ends it, and nobody asks for a
+/// credential that nobody has any more.
+const REFUSALS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Credentials that are taken up at most, the newest: many more than there are Providers.
+const MOST_KEPT: usize = 65_536;
 
 /// What an operator can want of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,8 +160,9 @@ pub(super) fn is_unusable(error: &anyhow::Error) -> bool {
 }
 
 /// The file, open for writing.
-#[derive(Debug)]
 pub(super) struct Store {
+    /// See [`super::Outbox::key`].
+    pub key: [u8; 32],
     connection: Connection,
     synced: bool,
 }
@@ -177,9 +199,20 @@ impl Store {
         if id != APPLICATION_ID {
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         }
+        let mut fresh = [0; 32];
+        rand::fill(&mut fresh).map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
+        transaction.execute("INSERT OR IGNORE INTO key (id, key) VALUES (1, ?1)", [fresh])?;
+        let key = transaction.query_row("SELECT key FROM key", [], |row| row.get(0))?;
         transaction.commit()?;
         connection.set_prepared_statement_cache_capacity(16);
-        Ok(Self { connection, synced: true })
+        Ok(Self { key, connection, synced: true })
+    }
+
+    /// Has credentials known by another key.
+    pub fn set_key(&mut self, key: [u8; 32]) -> rusqlite::Result<()> {
+        self.connection.execute("UPDATE key SET key = ?1", [key])?;
+        self.key = key;
+        Ok(())
     }
 
     /// Every job, in the order of acceptance.
@@ -221,21 +254,34 @@ impl Store {
         rows.map(read).filter_map(Result::transpose).collect()
     }
 
-    /// The Providers whose vendor wants nothing until a time after `wall`, and that time.
-    pub fn waits_after(&self, wall: i64) -> rusqlite::Result<Vec<(Arc<str>, i64)>> {
-        let mut statement = self.connection.prepare("SELECT provider, until FROM waits WHERE until > ?1")?;
-        let rows = statement.query_map([wall], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        rows.collect()
+    /// What vendors told credentials that still stands.
+    pub fn kept(&self, times: &Times) -> rusqlite::Result<Vec<Standing>> {
+        let sql = "SELECT credential, wait, refused, until FROM standing ORDER BY at DESC LIMIT ?1";
+        let mut statement = self.connection.prepare(sql)?;
+        let ahead = |wall: &i64| *wall > times.wall();
+        let within = |wall| times.within(wall, LONGEST_WAIT);
+        let rows = statement.query_map([MOST_KEPT], |row| {
+            let (wait, until): (Option<i64>, Option<i64>) = (row.get(1)?, row.get(3)?);
+            let refused = row.get::<_, Option<u16>>(2)?.filter(|_| until.as_ref().is_none_or(ahead));
+            let refusal = refused.map(|status| Refusal { status, until: until.map(within) });
+            Ok(Standing { credential: row.get(0)?, wait: wait.filter(ahead).map(within), refusal })
+        })?;
+        let stands = |row: &rusqlite::Result<Standing>| {
+            row.as_ref().map_or(true, |row| row.wait.is_some() || row.refusal.is_some())
+        };
+        rows.filter(stands).collect()
     }
 
-    /// Forgets what is older than that: what was said before, and messages that came before, and waits that
-    /// ended before.
-    pub fn forget(&self, said_before: i64, messages_before: i64, waits_before: i64) -> rusqlite::Result<()> {
+    /// Forgets what is older than that: what was said before, and messages that came before; and of what
+    /// vendors told credentials what stands no more.
+    pub fn forget(&self, said_before: i64, messages_before: i64, times: &Times) -> rusqlite::Result<()> {
         let first_kept = "SELECT id FROM said WHERE at >= ?1 ORDER BY id LIMIT 1";
         let sql = format!("DELETE FROM said WHERE id < coalesce(({first_kept}), 9223372036854775807)");
         self.connection.execute(&sql, [said_before])?;
         self.connection.execute("DELETE FROM messages WHERE at < ?1", [messages_before])?;
-        self.connection.execute("DELETE FROM waits WHERE until < ?1", [waits_before])?;
+        let sql = "DELETE FROM standing WHERE at < ?2
+            OR coalesce(wait, 0) < ?1 AND (refused IS NULL OR coalesce(until, ?1) < ?1)";
+        self.connection.execute(sql, [times.wall(), times.before(REFUSALS_KEPT)])?;
         Ok(())
     }
 
@@ -302,10 +348,18 @@ impl Writes<'_> {
         statement.execute(params![key.to_bytes(), at]).map(drop)
     }
 
-    /// Remembers that a vendor wants nothing through this Provider until then.
-    pub fn wait(&self, provider: &str, until: i64) -> rusqlite::Result<()> {
-        let mut statement = self.0.prepare_cached("INSERT OR REPLACE INTO waits (provider, until) VALUES (?1, ?2)")?;
-        statement.execute(params![provider, until]).map(drop)
+    /// Remembers what a vendor told a credential, or forgets what it told it before.
+    pub fn keep(&self, standing: &Standing, times: &Times) -> rusqlite::Result<()> {
+        let Standing { credential, wait, refusal } = standing;
+        if wait.is_none() && refusal.is_none() {
+            let mut statement = self.0.prepare_cached("DELETE FROM standing WHERE credential = ?1")?;
+            return statement.execute([credential]).map(drop);
+        }
+        let sql = "INSERT OR REPLACE INTO standing (credential, wait, refused, until, at) VALUES (?1, ?2, ?3, ?4, ?5)";
+        let wall = |at: Instant| times.wall_of(at);
+        let (status, until) = (refusal.map(|refusal| refusal.status), refusal.and_then(|refusal| refusal.until));
+        let values = params![credential, wait.map(wall), status, until.map(wall), times.wall()];
+        self.0.prepare_cached(sql)?.execute(values).map(drop)
     }
 
     /// Removes the jobs with these numbers.

@@ -326,7 +326,10 @@ impl Writer {
     fn replace(&mut self) {
         let replaced = file::set_aside(&self.path).map_err(anyhow::Error::from).and_then(|aside| {
             file::prepare(&self.path)?;
+            let key = self.store.key;
             self.store = Store::open(&self.path, self.max_bytes)?;
+            // What this process keeps from now on is known by it.
+            self.store.set_key(key)?;
             self.whole = false;
             self.data_version = self.store.data_version()?;
             Ok(aside)
@@ -364,7 +367,7 @@ impl Writer {
     fn sweep(&self) {
         let times = Times::of(&*self.shared.clock);
         let (said, messages) = (times.before(self.retention), times.before(self.repeat_interval));
-        let swept = self.store.forget(said, messages, times.wall()).and_then(|()| {
+        let swept = self.store.forget(said, messages, &times).and_then(|()| {
             while self.store.fill()? > FILL && self.store.forget_oldest(ROWS_FOR_ROOM)? > 0 {}
             Ok(())
         });
@@ -374,12 +377,13 @@ impl Writer {
     }
 }
 
-/// Of each job only the last that is to be written of it, so that what waits for a disk has its bound in the
-/// number of jobs.
+/// Of each job and credential only the last that is to be written of it, so that what waits for a disk has its
+/// bound in their number.
 fn last_of_each(backlog: Vec<Call>) -> Vec<Call> {
-    let mut seen = HashSet::new();
+    let (mut seen, mut credentials) = (HashSet::new(), HashSet::new());
     let counts = |call: &Call| match call {
         Call::PutOff { job, .. } | Call::End { job, .. } => seen.insert(job.id),
+        Call::Keep(standing) => credentials.insert(standing.credential),
         _ => true,
     };
     let mut kept: Vec<Call> = backlog.into_iter().rev().filter(counts).collect();
@@ -423,7 +427,7 @@ fn write_end(writes: &Writes<'_>, end: &Call, times: &Times) -> rusqlite::Result
         Call::PutOff { job, due, told, why } => {
             writes.put_off(job.id, job.attempts + 1, times.wall_of(*due), *told, why)
         }
-        Call::Wait { provider, until } => writes.wait(provider, times.wall_of(*until)),
+        Call::Keep(standing) => writes.keep(standing, times),
         Call::Forget(_) | Call::Put { .. } | Call::Flush(_) => Ok(()),
     }
 }
@@ -433,7 +437,7 @@ mod tests {
     use super::*;
     use crate::api::Key;
     use crate::clock::TurnedClock;
-    use crate::outbox::{Job, Stamp};
+    use crate::outbox::{Job, Stamp, Standing};
 
     #[test]
     fn a_transaction_has_a_bound_and_a_caller_s_jobs_are_not_parted() {
@@ -464,14 +468,17 @@ mod tests {
         };
         let put_off = |id| Call::PutOff { job: job(id), due: now, told: false, why: String::new() };
         let end = |id| Call::End { job: job(id), said: true };
-        let calls = vec![put_off(1), put_off(2), Call::Forget(7), put_off(1), put_off(2), end(1), Call::Forget(8)];
+        let keep = |of, wait| Call::Keep(Standing { credential: [of; 32], wait, refusal: None });
+        let mut calls = vec![put_off(1), put_off(2), Call::Forget(7), put_off(1), put_off(2), end(1), Call::Forget(8)];
+        calls.extend([keep(1, Some(now)), keep(2, None), keep(1, None)]);
         let shown = |call: &Call| match call {
             Call::PutOff { job, .. } => format!("put off {}", job.id),
             Call::End { job, .. } => format!("end {}", job.id),
             Call::Forget(id) => format!("forget {id}"),
+            Call::Keep(standing) => format!("keep {} {}", standing.credential[0], standing.wait.is_some()),
             _ => "other".to_owned(),
         };
         let left: Vec<_> = last_of_each(calls).iter().map(shown).collect();
-        assert_eq!(left, ["forget 7", "put off 2", "end 1", "forget 8"]);
+        assert_eq!(left, ["forget 7", "put off 2", "end 1", "forget 8", "keep 2 false", "keep 1 false"]);
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use herald::clock::{Clock, TurnedClock};
+use herald::clock::{Clock, SystemClock, TurnedClock};
 use herald::cluster::Stores;
 use herald::cluster::manifests::Manifests;
 use herald::delivery::resolve::{Identities, Resolver};
@@ -20,9 +20,9 @@ use serde_json::json;
 
 use crate::proxy::Proxy;
 use crate::scene::{Scene, TOKEN, forge, git, herald, hook, token};
-use crate::support::app::DEADLINE;
+use crate::support::app::{DEADLINE, Herald};
 use crate::support::flux::{FluxEvent, Folder, Manifest, NAMESPACE, alert, kustomization_event, provider, secret, sha};
-use crate::support::forge::{Fault, Forge, Limits, Received};
+use crate::support::forge::{Access, Fault, Forge, Limits, Received};
 use crate::support::wait;
 use crate::tls::Authority;
 
@@ -126,6 +126,101 @@ async fn a_wait_outlives_the_process() {
     assert!(back >= Duration::from_secs(7), "back after {back:?}");
     second.stop().await;
     assert_eq!((forge.reads(), forge.writes()), (3, 3));
+}
+
+/// An outbox that several processes use, one after the other.
+fn outbox_for_all() -> (tempfile::TempDir, String) {
+    let place = tempfile::tempdir().expect("a folder");
+    let flag = format!("--outbox-path={}", place.path().join("outbox.db").display());
+    (place, flag)
+}
+
+/// Waits until this Herald holds so many notifications, none of which is due.
+async fn parked(herald: &Herald, expected: usize) {
+    wait::until_ok(DEADLINE, "jobs to be put off", || async {
+        let (counts, due) = (herald.app.outbox.counts(), herald.app.outbox.due_by(SystemClock.now()));
+        let quiet = counts.held == expected && counts.claimed == 0 && due.is_empty();
+        if quiet { Ok(()) } else { Err(format!("{counts:?} of {expected}")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_wait_outlives_the_provider_that_was_told() {
+    let forge = forge().await;
+    let manifests = [at(&forge, "one", "token"), at(&forge, "two", "token")];
+    let folder = Folder::with(manifests.into_iter().flatten().chain([token()]));
+    let (_place, outbox) = outbox_for_all();
+    forge.fail(Fault::answer(429).header("retry-after", "7"));
+    let first = herald(&forge, &folder, &[&outbox]).await;
+    assert_eq!(first.post(&kustomization_event("one", &sha(1))).await, 202);
+    parked(&first, 1).await;
+    first.stop().await;
+    let refused = forge.requests()[0].at;
+
+    at(&forge, "one", "token").iter().for_each(|manifest| folder.remove(manifest));
+    let second = herald(&forge, &folder, &[&outbox]).await;
+    assert_eq!(second.post(&kustomization_event("two", &sha(2))).await, 202);
+    second.idle().await;
+    let requests = forge.requests();
+    let back = requests[1].at - refused;
+    assert!(back >= Duration::from_secs(7), "back after {back:?}");
+    assert!(requests[1..].iter().all(|request| about(request, "two")));
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn a_wait_ends_for_other_processes_too_with_the_credential() {
+    let forge = forge().await;
+    let folder = Folder::with(at(&forge, "one", "token").into_iter().chain([token()]));
+    let (_place, outbox) = outbox_for_all();
+    forge.fail(Fault::answer(429).header("retry-after", "600"));
+    let first = herald(&forge, &folder, &[&outbox]).await;
+    assert_eq!(first.post(&kustomization_event("one", &sha(1))).await, 202);
+    parked(&first, 1).await;
+    folder.write(&secret("token", "token", "another-credential"));
+    first.idle().await;
+    first.stop().await;
+
+    let second = herald(&forge, &folder, &[&outbox]).await;
+    assert_eq!(second.post(&kustomization_event("one", &sha(2))).await, 202);
+    second.idle().await;
+    assert_eq!((forge.statuses(&sha(1)).len(), forge.statuses(&sha(2)).len()), (1, 1));
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_credential_is_not_sent_by_another_process() {
+    let (forge, jobs) = (forge().await, 40);
+    forge.token("a-better-token", Access::Write);
+    let folder = Folder::with(at(&forge, "one", "token").into_iter().chain([token()]));
+    let (_place, outbox) = outbox_for_all();
+    let first = herald(&forge, &folder, &[&outbox]).await;
+    for number in 0..jobs {
+        assert_eq!(first.post(&kustomization_event("one", &sha(number))).await, 202);
+    }
+    parked(&first, jobs as usize).await;
+    first.stop().await;
+
+    let refused = forge.requests().len();
+    let second = herald(&forge, &folder, &[&outbox]).await;
+    parked(&second, jobs as usize).await;
+    assert_eq!(forge.requests().len(), refused, "it is known to be refused");
+    // Whatever changes of the Provider may have mended it: one more try, and what comes of that is kept too.
+    let [provider, _] = at(&forge, "one", "token");
+    folder.write(&provider.spec("timeout", "9s"));
+    assert!(forge.until(DEADLINE, |forge| forge.requests().len() > refused).await);
+    parked(&second, jobs as usize).await;
+    second.stop().await;
+
+    let refused = forge.requests().len();
+    let third = herald(&forge, &folder, &[&outbox]).await;
+    parked(&third, jobs as usize).await;
+    assert_eq!(forge.requests().len(), refused, "it was refused again");
+    folder.write(&secret("token", "token", "a-better-token"));
+    third.idle().await;
+    told_once(&forge, jobs);
+    third.stop().await;
 }
 
 #[tokio::test]
@@ -289,6 +384,80 @@ impl Turned {
     }
 }
 
+/// Turns the clock to one canary after the other until this commit has a status; how many it took.
+async fn canaries_until_told(herald: &Turned, forge: &Forge, commit: &str, most: usize) -> usize {
+    for canary in 1..=most {
+        let (before, held) = (forge.requests().len(), herald.pipeline.outbox.counts().held);
+        herald.turn(Duration::from_secs(10));
+        herald.requests(forge, before + 1).await;
+        let told = |forge: &Forge| !forge.statuses(commit).is_empty();
+        wait::until(DEADLINE, "the canary's end", || async {
+            let counts = herald.pipeline.outbox.counts();
+            (told(forge) || (counts.held == held && counts.claimed == 0 && counts.ready == 0)).then_some(())
+        })
+        .await;
+        if told(forge) {
+            return canary;
+        }
+    }
+    panic!("{commit} was not told within {most} canaries");
+}
+
+#[tokio::test]
+async fn at_a_host_that_fails_each_provider_has_its_turn() {
+    let forge = forge().await;
+    forge.fail(Fault::answer(500).path("acme/bad").every(1));
+    let manifests = [at(&forge, "bad", "token"), at(&forge, "good", "another")].into_iter().flatten();
+    let herald = Turned::with(manifests.chain([token(), secret("another", "token", "another-credential")]));
+    for number in 0..30 {
+        herald.post(&kustomization_event("bad", &sha(number)).failed("HealthCheckFailed")).await;
+    }
+    herald.held(30).await;
+    herald.post(&kustomization_event("good", &sha(100))).await;
+    herald.held(31).await;
+    assert!(canaries_until_told(&herald, &forge, &sha(100), 20).await <= 2);
+}
+
+#[tokio::test]
+async fn at_a_host_that_fails_each_status_of_a_provider_has_its_turn() {
+    let forge = forge().await;
+    let herald = Turned::with([git("github", &forge), token(), alert("status", "git")]);
+    for number in 0..16 {
+        forge.fail(Fault::answer(500).path(&sha(number)).every(1));
+        herald.post(&kustomization_event("web", &sha(number)).failed("HealthCheckFailed")).await;
+    }
+    herald.held(16).await;
+    herald.post(&kustomization_event("web", &sha(100))).await;
+    herald.held(17).await;
+    canaries_until_told(&herald, &forge, &sha(100), 20).await;
+}
+
+#[tokio::test]
+async fn what_fails_for_long_at_a_host_that_works_is_tried_seldom_until_one_of_it_works() {
+    let (forge, hour) = (forge().await, Duration::from_secs(3600));
+    let herald = Turned::with([git("gitea", &forge), token(), alert("status", "git")]);
+    for number in 0..2 {
+        forge.fail(Fault::answer(500).writes().path(&sha(number)).every(1));
+        herald.post(&kustomization_event("web", &sha(number))).await;
+    }
+    let next = || herald.pipeline.outbox.next_due().expect("they wait").saturating_duration_since(herald.clock.now());
+    let started = herald.clock.now();
+    herald.put_off(2).await;
+    while herald.clock.now() < started + hour {
+        herald.turn(next());
+        herald.put_off(2).await;
+    }
+    // With 20 s at most it would be 360 for each.
+    let tries = forge.writes();
+    assert!((40..120).contains(&tries), "{tries} tries of two in an hour");
+
+    forge.recover();
+    assert!(next() <= hour / 6);
+    herald.turn(next());
+    herald.held(0).await;
+    assert_eq!(forge.writes(), tries + 2, "the first that works wakes the other");
+}
+
 #[tokio::test]
 async fn what_is_held_past_its_deadline_is_given_up_though_nothing_may_be_sent() {
     let forge = forge().await;
@@ -394,35 +563,55 @@ async fn a_canary_that_finds_what_it_wanted_keeps_nobody_waiting() {
     }
 }
 
+/// A clock whose wall was set back.
+struct SetBack(Arc<TurnedClock>, Duration);
+
+impl Clock for SetBack {
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
+
+    fn wall(&self) -> jiff::Timestamp {
+        self.0.wall() - self.1
+    }
+}
+
 #[tokio::test]
 async fn a_wait_of_an_earlier_process_is_no_longer_than_any() {
     let (forge, clock) = (forge().await, TurnedClock::new());
-    let (dir, git) = (tempfile::tempdir().expect("a folder"), git("github", &forge));
-    let open = || {
+    let (dir, manifests) = (tempfile::tempdir().expect("a folder"), [git("github", &forge), token()]);
+    let manifests = || manifests.iter().cloned().chain([alert("status", "git")]);
+    let open = |name: &str, clock: Arc<dyn Clock>| {
         let options = outbox::Options {
-            path: dir.path().join("outbox.db"),
+            path: dir.path().join(name),
             max_bytes: 64 << 20,
             retention: Duration::from_secs(3600),
             limits: outbox::Limits::default(),
             sync_delay: Duration::ZERO,
         };
-        Arc::new(DurableOutbox::open(options, clock.clone()).expect("it opens"))
+        Arc::new(DurableOutbox::open(options, clock).expect("it opens"))
     };
-    let earlier = open();
-    // As if the wall clock had been set back by three days since.
-    earlier.wait(&git.effective_uid(), clock.now() + Duration::from_secs(3 * 24 * 3600));
-    earlier.finish().await;
-    drop(earlier);
+    forge.fail(Fault::answer(429).header("retry-after", "3900"));
+    let outbox = open("earlier.db", clock.clone());
+    let earlier = Turned::on(outbox.clone(), clock.clone(), manifests());
+    earlier.post(&kustomization_event("web", &sha(1))).await;
+    earlier.put_off(1).await;
+    outbox.finish().await;
+    for suffix in ["", "-wal"] {
+        let of = |name: &str| dir.path().join(format!("{name}.db{suffix}"));
+        std::fs::copy(of("earlier"), of("later")).expect("copied");
+    }
 
-    let herald = Turned::on(open(), clock.clone(), [git, token(), alert("status", "git")]);
-    herald.post(&kustomization_event("web", &sha(1))).await;
-    herald.held(1).await;
+    let set_back = SetBack(clock.clone(), Duration::from_secs(3 * 24 * 3600));
+    let herald = Turned::on(open("later.db", Arc::new(set_back)), clock.clone(), manifests());
+    herald.post(&kustomization_event("web", &sha(2))).await;
+    herald.held(2).await;
     herald.turn(Duration::from_secs(65 * 60 - 1));
-    herald.held(1).await;
-    assert_eq!(forge.requests().len(), 0);
+    herald.held(2).await;
+    assert_eq!(forge.requests().len(), 1);
     herald.turn(Duration::from_secs(1));
     herald.held(0).await;
-    assert_eq!(forge.statuses(&sha(1)).len(), 1);
+    assert_eq!(forge.statuses(&sha(2)).len(), 1);
 }
 
 #[tokio::test]

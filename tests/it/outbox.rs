@@ -15,7 +15,8 @@ use herald::compose::{CommitStatus, Notice, Slot, State};
 use herald::matching::gate::Marks;
 use herald::outbox::{
     Act, Counts, Disputes, DurableOutbox, Fate, Job, Known, LONGEST_WAIT, Limits, MemoryOutbox, NewJob, Operation,
-    Options, Outbox, PutError, Reader, RepeatKey, Retry, Said, Settled, Settlement, Stamp, Subject,
+    Options, Outbox, Pick, PutError, Reader, Refusal, RepeatKey, Retry, Said, Settled, Settlement, Stamp, Standing,
+    Subject,
 };
 use proptest::prelude::*;
 
@@ -621,11 +622,10 @@ fn an_outbox_that_ended_by_a_bug_says_so() {
 fn text_that_is_none_sets_a_file_aside() {
     let (_dir, clock, path) = place();
     let outbox = open(&path, &clock);
-    outbox.wait("provider", clock.now() + Duration::from_secs(600));
-    block_on(outbox.finish());
+    block_on(outbox.put(vec![new_job(status(1), 1, clock.now())])).expect("room");
     drop(outbox);
     let other = rusqlite::Connection::open(&path).expect("it opens");
-    other.execute("UPDATE waits SET provider = CAST(X'FF' AS TEXT)", []).expect("done");
+    other.execute("UPDATE jobs SET why = CAST(X'FF' AS TEXT)", []).expect("done");
     drop(other);
     assert_eq!(open(&path, &clock).counts(), Counts::default());
     assert!(PathBuf::from(format!("{}.unusable", path.display())).exists());
@@ -747,7 +747,7 @@ fn a_provider_that_may_not_be_told_is_asked_for_again_in_its_turn() {
     let mut asked = 0;
     let claims = outbox.claim_if(now, 10, &mut |of| {
         asked += 1;
-        if *of == provider(1) { Err(later) } else { Ok(()) }
+        if *of == provider(1) { Err(later) } else { Ok(Pick::First) }
     });
     assert_eq!((claims.len(), asked), (3, 4), "once for each job, and not again when it said no");
     let counts = outbox.counts();
@@ -761,30 +761,94 @@ fn a_provider_that_may_not_be_told_is_asked_for_again_in_its_turn() {
     outbox.release(&provider(1));
     assert_eq!(number(&outbox.claim(now, 1)[0]), 9);
     // One at a time: the two take turns, though one of them was never let through before.
-    let turn =
-        |may: u8| outbox.claim_if(later, 1, &mut |of| if *of == provider(may) { Ok(()) } else { Err(later) }).len();
+    let turn = |may: u8| {
+        outbox.claim_if(later, 1, &mut |of| if *of == provider(may) { Ok(Pick::First) } else { Err(later) }).len()
+    };
     assert_eq!((turn(1), turn(1), turn(0)), (1, 1, 0));
+}
+
+#[test]
+fn where_one_goes_at_a_time_what_waits_longest_has_its_turn() {
+    let clock = TurnedClock::new();
+    let (outbox, now) = (MemoryOutbox::new(LIMITS), clock.now());
+    let ranks = [(1, 1), (2, 0), (3, 0)];
+    let jobs = ranks.map(|(about, words)| new_job(Put { about, words, ..LATE }, about.into(), now));
+    block_on(outbox.put(jobs.to_vec())).expect("room");
+    let mut order = Vec::new();
+    for _ in 0..5 {
+        let claims = outbox.claim_if(now, 1, &mut |_| Ok(Pick::Longest));
+        let retry = Retry { pause: Duration::ZERO, told: false, why: String::new() };
+        order.extend(claims.iter().map(|job| number(job)));
+        outbox.settle(&claims[0], now, Settlement::Retry(retry));
+    }
+    assert_eq!(order, [1, 2, 3, 1, 2], "a success first, because it came first");
+    assert_eq!(number(&outbox.claim(now, 1)[0]), 3, "failures first");
 }
 
 const LATE: Put = Put { provider: 1, about: 5, is_slot: true, version: None, words: 1 };
 
 #[test]
-fn a_wait_is_remembered_until_it_is_over() {
+fn what_a_credential_was_told_is_remembered_until_it_is_over() {
     let (_dir, clock, path) = place();
     let outbox = open(&path, &clock);
+    let key = outbox.key().expect("it outlives the process");
     let minute = Duration::from_secs(60);
-    outbox.wait("one", clock.now() + minute);
-    outbox.wait("two", clock.now() + minute);
-    outbox.wait("one", clock.now() + 2 * minute);
+    let (now, at) = (clock.now(), |minutes: u32| Some(clock.now() + minutes * minute));
+    let told = |credential: u8, wait, refusal| Standing { credential: [credential; 32], wait, refusal };
+    let refused = |until| Some(Refusal { status: 401, until });
+    let forever = told(3, None, refused(None));
+    let told_all = [
+        told(1, at(1), None),
+        told(2, at(1), None),
+        told(2, at(2), None),
+        forever.clone(),
+        told(4, at(1), refused(at(2))),
+        told(5, None, refused(None)),
+        told(5, None, None),
+    ];
+    told_all.into_iter().for_each(|standing| outbox.keep(standing));
     block_on(outbox.finish());
-    assert_eq!(outbox.waits(), [], "of an earlier process");
+    assert_eq!(outbox.kept(), [], "of an earlier process");
     drop(outbox);
     clock.turn(minute);
     let outbox = open(&path, &clock);
-    assert_eq!(outbox.waits(), [("one".into(), clock.now() + minute)]);
+    assert_eq!(outbox.key(), Some(key));
+    let mut kept = outbox.kept();
+    kept.sort_by_key(|standing| standing.credential);
+    let later = Some(now + 2 * minute);
+    assert_eq!(kept, [told(2, later, None), forever.clone(), told(4, None, refused(later))]);
     drop(outbox);
     clock.turn(minute);
-    assert_eq!(open(&path, &clock).waits(), []);
+    assert_eq!(open(&path, &clock).kept(), [forever]);
+}
+
+#[test]
+fn a_file_of_an_earlier_herald_is_brought_up_to_date() {
+    // What the tables of each version had besides those of the first.
+    let waits = "CREATE TABLE waits (provider TEXT PRIMARY KEY, until INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+        INSERT INTO waits VALUES ('uid', 9000000000000);";
+    for (version, tables) in [(1, ""), (2, waits)] {
+        let (_dir, clock, path) = place();
+        let outbox = open(&path, &clock);
+        block_on(outbox.put(vec![new_job(status(1), 1, clock.now())])).expect("room");
+        drop(outbox);
+        let other = rusqlite::Connection::open(&path).expect("it opens");
+        let earlier = format!("DROP TABLE standing; DROP TABLE key; {tables} PRAGMA user_version = {version};");
+        other.execute_batch(&earlier).expect("done");
+        drop(other);
+
+        let outbox = open(&path, &clock);
+        let jobs = outbox.claim(clock.now(), 10);
+        assert_eq!(jobs.iter().map(|job| number(job)).collect::<Vec<_>>(), [1], "version {version}");
+        assert_eq!(outbox.kept(), [], "of whom a Provider was then nobody knows");
+        let standing = Standing { credential: [1; 32], wait: Some(clock.now() + LONGEST_WAIT), refusal: None };
+        outbox.keep(standing.clone());
+        let key = outbox.key();
+        drop(outbox);
+        let outbox = open(&path, &clock);
+        assert_eq!((outbox.kept(), outbox.key()), (vec![standing], key));
+        assert!(!PathBuf::from(format!("{}.unusable", path.display())).exists());
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::pace::{GITHUB_AT_ONCE, Pace};
 use super::{Freed, NO_ROOM, take};
 use crate::delivery::verdict::{self, Scope, Verdict};
 use crate::outbound::{Left, SendError};
+use crate::outbox::{self, Standing};
 
 /// A job that waits for a change is looked at this often, for its deadline.
 const LOOK: Duration = Duration::from_secs(3600);
@@ -23,6 +24,10 @@ const LEFT_COUNTS_LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// A credential at a host.
 #[derive(Debug, Default)]
 pub(super) struct Account {
+    /// What it is known by.
+    id: [u8; 32],
+    /// What other processes were told of it: see [`Account::unsaved`].
+    saved: (Option<Instant>, Option<outbox::Refusal>),
     /// The host's name, where everybody may read it.
     pub host: Option<Arc<str>>,
     wait: Option<Wait>,
@@ -63,7 +68,6 @@ pub(super) struct Leave {
 pub(super) struct Wait {
     pub until: Instant,
     pub because: SendError,
-    saved: bool,
     /// It is over, and one job is under way to see whether that is so.
     tried: bool,
 }
@@ -79,14 +83,67 @@ struct Refusal {
     canary: bool,
     /// It was a read that was refused, so one that works is proof enough.
     read: bool,
-    /// Providers with jobs that it holds.
-    holds: HashSet<Arc<str>>,
+    /// Providers with jobs that it holds, in the version that the first of these came in: a later one may
+    /// have mended it.
+    holds: HashMap<Arc<str>, u64>,
+}
+
+/// Whose job it is.
+#[derive(Clone, Copy)]
+pub(super) struct Whose<'a> {
+    pub provider: &'a Arc<str>,
+    /// Of the Provider with its Secrets.
+    pub version: u64,
+    pub repository: &'a Arc<str>,
 }
 
 impl Account {
     /// Of a credential that was told nothing at this host yet.
-    pub fn at(host: &str, now: Instant) -> Self {
-        Self { pace: Pace::at(host, now), ..Self::default() }
+    pub fn at(host: &str, id: [u8; 32], now: Instant) -> Self {
+        Self { id, pace: Pace::at(host, now), ..Self::default() }
+    }
+
+    // === For other processes ===
+
+    /// Takes up what an earlier process was told.
+    pub fn restore(&mut self, standing: &Standing) {
+        self.saved = (standing.wait, standing.refusal);
+        if let Some(until) = standing.wait {
+            self.wait(until, SendError::AskedToWait);
+        }
+        if let Some(outbox::Refusal { status, until }) = standing.refusal {
+            let (because, holds) = (SendError::of_refusal(status), HashMap::new());
+            let refusal = Refusal { because, until, times: 1, canary: false, read: true, holds };
+            self.refusals.insert(Scope::Credential, refusal);
+        }
+    }
+
+    /// A Provider has this credential: of one that was refused, also a Provider that has nothing to say yet may
+    /// be changed to mend it.
+    pub fn meet(&mut self, provider: &Arc<str>, version: u64) {
+        if let Some(refusal) = self.refusals.get_mut(&Scope::Credential) {
+            refusal.holds.entry(provider.clone()).or_insert(version);
+        }
+    }
+
+    /// What other processes are to be told of it, when that is not what they were told last; given once. Also
+    /// what it was told to wait for, when that is news.
+    pub fn unsaved(&mut self, now: Instant) -> Option<(Standing, Option<SendError>)> {
+        let wait = self.wait.as_ref().filter(|wait| wait.until > now);
+        let refusal = self
+            .refusals
+            .get(&Scope::Credential)
+            .and_then(|refusal| Some(outbox::Refusal { status: refusal.because.refusal()?, until: refusal.until }));
+        let stands = |refusal: &outbox::Refusal| refusal.until.is_none_or(|until| until > now);
+        let stand = (wait.map(|wait| wait.until), refusal.filter(stands));
+        // What is over by time is over for all.
+        let saved = (self.saved.0.filter(|until| *until > now), self.saved.1.filter(stands));
+        if stand == saved {
+            return None;
+        }
+        let news = wait.filter(|wait| saved.0 != Some(wait.until)).map(|wait| wait.because.clone());
+        self.saved = stand;
+        Some((Standing { credential: self.id, wait: stand.0, refusal: stand.1 }, news))
     }
 
     // === Waits that the vendor named ===
@@ -97,21 +154,8 @@ impl Account {
 
     fn wait(&mut self, until: Instant, because: SendError) {
         if self.wait.as_ref().is_none_or(|wait| wait.until < until) {
-            self.wait = Some(Wait { until, because, saved: false, tried: false });
+            self.wait = Some(Wait { until, because, tried: false });
         }
-    }
-
-    /// As an earlier process was told: that it knows already.
-    pub fn restore_wait(&mut self, until: Instant) {
-        self.wait(until, SendError::AskedToWait);
-        self.wait.iter_mut().for_each(|wait| wait.saved = true);
-    }
-
-    /// See [`super::Pass::unsaved_wait`].
-    pub fn unsaved_wait(&mut self, now: Instant) -> Option<(Instant, SendError)> {
-        let wait = self.wait.as_mut().filter(|wait| !wait.saved && wait.until > now)?;
-        wait.saved = true;
-        Some((wait.until, wait.because.clone()))
     }
 
     /// A request was answered; `told`: how long the answer asks to be left alone.
@@ -203,7 +247,7 @@ impl Account {
             refusal.canary = false;
             if refusal.until.is_some_and(|until| until <= now) {
                 // Once: whoever is put off again says so again.
-                freed.wake.extend(refusal.holds.drain());
+                freed.wake.extend(refusal.holds.drain().map(|(provider, _)| provider));
             }
         }
         let Some(pace) = &mut self.pace else { return freed.release.extend(self.waiting.drain()) };
@@ -214,17 +258,11 @@ impl Account {
     // === Refusals ===
 
     /// See [`super::Pass::check`]; `leave`: what the job has, when that is of this account.
-    pub fn check(
-        &mut self,
-        leave: Option<&Leave>,
-        provider: &Arc<str>,
-        repository: &Arc<str>,
-        now: Instant,
-    ) -> Result<(), SendError> {
+    pub fn check(&mut self, leave: Option<&Leave>, whose: Whose<'_>, now: Instant) -> Result<(), SendError> {
         if self.refusals.is_empty() {
             return Ok(());
         }
-        for scope in scopes(repository) {
+        for scope in scopes(whose.repository) {
             let Some(refusal) = self.refusals.get_mut(&scope) else { continue };
             let pause = match refusal.until {
                 None => LOOK,
@@ -233,7 +271,7 @@ impl Account {
                 // It came due a moment ago: the next that is let through tries it.
                 Some(_) => NO_ROOM,
             };
-            refusal.holds.insert(provider.clone());
+            refusal.holds.entry(whose.provider.clone()).or_insert(whose.version);
             return Err(SendError::Held { pause, told: false, because: Box::new(refusal.because.clone()) });
         }
         Ok(())
@@ -259,17 +297,11 @@ impl Account {
 
     /// Notes what came of a job when that concerns its like; how long these are left alone. Those that
     /// were under way together count as one.
-    pub fn note(
-        &mut self,
-        told: &Told<'_>,
-        provider: &Arc<str>,
-        repository: &Arc<str>,
-        now: Instant,
-    ) -> Option<Duration> {
+    pub fn note(&mut self, told: &Told<'_>, whose: Whose<'_>, now: Instant) -> Option<Duration> {
         let Told { error, read, to_minted } = *told;
         let scope = match verdict::verdict(error) {
             Verdict::Park(Scope::Credential) => Scope::Credential,
-            Verdict::Park(Scope::Repository(_)) => Scope::Repository(repository.clone()),
+            Verdict::Park(Scope::Repository(_)) => Scope::Repository(whose.repository.clone()),
             _ => return None,
         };
         let forever = scope == Scope::Credential && !to_minted;
@@ -279,9 +311,9 @@ impl Account {
             times: 0,
             canary: false,
             read,
-            holds: HashSet::new(),
+            holds: HashMap::new(),
         });
-        refusal.holds.insert(provider.clone());
+        refusal.holds.entry(whose.provider.clone()).or_insert(whose.version);
         if refusal.times == 0 || refusal.until.is_some_and(|until| until <= now) {
             let pause = verdict::parked(refusal.times);
             refusal.until = (!forever).then_some(now + pause);
@@ -305,8 +337,8 @@ impl Account {
     }
 
     /// See [`super::Budget::forget_refusals`].
-    pub fn forget_refusals(&mut self, provider: &str) -> Vec<Arc<str>> {
-        self.lift(|_, refusal| refusal.holds.contains(provider))
+    pub fn forget_refusals(&mut self, provider: &str, version: u64) -> Vec<Arc<str>> {
+        self.lift(|_, refusal| refusal.holds.get(provider).is_some_and(|held| *held < version))
     }
 
     /// See [`super::Pass::try_refused`].
@@ -323,7 +355,7 @@ impl Account {
 
     fn lift(&mut self, of: impl Fn(&Scope, &Refusal) -> bool) -> Vec<Arc<str>> {
         let lifted = self.refusals.extract_if(|scope, refusal| of(scope, refusal));
-        let holds: Vec<_> = lifted.flat_map(|(_, refusal)| refusal.holds).collect();
+        let holds: Vec<_> = lifted.flat_map(|(_, refusal)| refusal.holds.into_keys()).collect();
         self.lifted += u64::from(!holds.is_empty());
         holds
     }
@@ -369,8 +401,10 @@ mod tests {
         assert_eq!(scene.left(&one), 30 * SECOND);
         // It outlives the Provider, and is kept for another process once.
         let until = scene.clock.now() + 30 * SECOND;
-        assert_eq!(twin.unsaved_wait().map(|(until, _)| until), Some(until));
-        assert_eq!(one.unsaved_wait(), None);
+        let (standing, because) = unsaved(&twin).expect("it is news");
+        assert_eq!((standing.wait, standing.refusal), (Some(until), None));
+        assert_eq!(because, Some(status(429, Some(30), "")));
+        assert_eq!(unsaved(&one), None);
         drop((one, twin));
         let again = scene.pass("again", "git.example.org", "token");
         assert_eq!(scene.left(&again), 30 * SECOND);
@@ -378,9 +412,7 @@ mod tests {
         assert_eq!(again.enter(), Ok(()));
         assert_eq!(scene.left(&again), Duration::ZERO);
 
-        // As an earlier process was told; and as a good answer asks.
-        other.wait(scene.clock.now() + SECOND);
-        assert_eq!((scene.left(&other), other.unsaved_wait()), (SECOND, None));
+        // As a good answer asks.
         again.answered(None, Some(5 * SECOND));
         assert_eq!(scene.left(&again), 5 * SECOND);
     }
@@ -453,13 +485,85 @@ mod tests {
         assert_eq!(one.note(&status(401, None, "")), Some(LOOK));
         scene.clock.turn(24 * LOOK);
         assert!(matches!(tried(&twin), Err(SendError::Held { told: false, pause: LOOK, .. })));
-        assert!(scene.budget.forget_refusals("a third").is_empty());
+        assert!(lifted(&scene, "a third", 2).is_empty());
         assert!(tried(&one).is_err());
         assert!(tried(&scene.pass("one", "git.example.org", "a better token")).is_ok());
-        let mut woken = scene.budget.forget_refusals("twin");
+        assert!(lifted(&scene, "twin", 1).is_empty(), "it is known to be refused as it is");
+        let mut woken = lifted(&scene, "twin", 2);
         woken.sort();
         assert_eq!(woken, ["one".into(), "twin".into()], "whoever waits for the same");
         assert!(tried(&one).is_ok());
+    }
+
+    fn lifted(scene: &Scene, provider: &str, version: u64) -> Vec<Arc<str>> {
+        scene.budget.forget_refusals(provider, version, drop)
+    }
+
+    /// What other processes are to be told, and whether they were told to wait.
+    fn unsaved(pass: &Pass) -> Option<(Standing, Option<SendError>)> {
+        let mut kept = None;
+        let news = pass.save(|standing| kept = Some(standing));
+        kept.map(|standing| (standing, news.map(|(_, because)| because)))
+    }
+
+    #[test]
+    fn what_a_credential_was_told_holds_for_another_process() {
+        let key = [7; 32];
+        let earlier = Scene::new();
+        earlier.budget.restore(key, Vec::new());
+        let waits = earlier.pass("waits", "git.example.org", "waits");
+        let refused = earlier.pass("refused", "git.example.org", "refused");
+        let minted = earlier.pass("minted", "git.example.org", "minted");
+        waits.answered(Some(&status(429, Some(30), "")), None);
+        refused.note(&status(407, None, ""));
+        minted.note(&SendError::of_refusal(203));
+        let kept: Vec<_> = [&waits, &refused, &minted].map(|pass| unsaved(pass).expect("it is news").0).into();
+        assert!([&waits, &refused, &minted].iter().all(|pass| unsaved(pass).is_none()));
+
+        // By credential and host, whichever Provider has them.
+        let later = Scene::new();
+        later.budget.restore(key, shifted(&earlier, &later, kept.clone()));
+        let waits = later.pass("another", "git.example.org", "waits");
+        assert_eq!(
+            (later.left(&waits), later.left(&later.pass("waits", "git.example.org", "new"))),
+            (30 * SECOND, Duration::ZERO)
+        );
+        assert_eq!(later.left(&later.pass("waits", "example.org", "waits")), Duration::ZERO);
+        let refused = later.pass("refused", "git.example.org", "refused");
+        let because = |pass: &Pass| match pass.check(None) {
+            Err(SendError::Held { because, pause, .. }) => (*because, pause),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(because(&refused), (status(407, None, ""), LOOK));
+        let minted = later.pass("minted", "git.example.org", "minted");
+        assert!(because(&minted).0.is_sign_in());
+        assert_eq!(because(&minted).1, 10 * MINUTE);
+        assert!([&waits, &refused, &minted].iter().all(|pass| unsaved(pass).is_none()), "they know it");
+
+        // What is over by time is over for all; the rest is to be told.
+        later.clock.turn(10 * MINUTE);
+        assert_eq!(tried(&minted), Ok(()));
+        assert!([&waits, &minted].iter().all(|pass| unsaved(pass).is_none()));
+        let mut told = Vec::new();
+        assert_eq!(later.budget.forget_refusals("refused", 1, |standing| told.push(standing)), []);
+        assert_eq!(told, [], "it is as it was");
+        assert_eq!(later.budget.forget_refusals("refused", 2, |standing| told.push(standing)), ["refused".into()]);
+        assert_eq!(told, [Standing { credential: kept[1].credential, wait: None, refusal: None }]);
+
+        // Another key says nothing of any.
+        let other = Scene::new();
+        other.budget.restore([8; 32], shifted(&earlier, &other, kept));
+        assert_eq!(tried(&other.pass("refused", "git.example.org", "refused")), Ok(()));
+    }
+
+    /// The same by the clock of another scene.
+    fn shifted(from: &Scene, to: &Scene, mut kept: Vec<Standing>) -> Vec<Standing> {
+        let shift = |at: Instant| to.clock.now() + (at - from.clock.now());
+        for standing in &mut kept {
+            standing.wait = standing.wait.map(shift);
+            standing.refusal.iter_mut().for_each(|refusal| refusal.until = refusal.until.map(shift));
+        }
+        kept
     }
 
     /// What a job is told that is let through, and sends nothing.

@@ -1,11 +1,11 @@
 //! Whether a host bears another request: how many at once, and what becomes of one that fails. The budget
 //! asks and tells it; time comes in with each call.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Freed, NO_ROOM, take};
+use super::{Freed, NO_ROOM};
 use crate::outbound::SendError;
 
 /// Jobs under way at a host at most: a quarter of all there may be, so that one host that hangs
@@ -26,6 +26,9 @@ const FAULT: u32 = 1;
 /// While a host fails, one canary goes out this often (rule R9).
 const CANARY: Duration = Duration::from_secs(10);
 
+/// Whose turn it is not is asked again after this: all others in the line are within [`NO_ROOM`].
+const NOT_ITS_TURN: Duration = Duration::from_secs(2);
+
 /// A host, by one way.
 #[derive(Debug)]
 pub(super) struct Host {
@@ -37,13 +40,17 @@ pub(super) struct Host {
     canary: bool,
     /// What it failed with last.
     fails_with: Option<SendError>,
-    /// Providers that found no room, or that failed here.
-    waiting: HashSet<Arc<str>>,
+    /// Providers that found no room; while it fails they send the canaries in this order.
+    waiting: Line,
+    /// Of these, whoever asked since the next canary may go.
+    asked: HashSet<Arc<str>>,
+    /// Providers that failed here.
     failed: HashSet<Arc<str>>,
     /// It failed until just now: those who wait for it are to be told.
     recovered: bool,
-    /// How often it worked again.
+    /// How often it worked again, and when it did so last.
     recoveries: u64,
+    recovered_at: Option<Instant>,
 }
 
 impl Default for Host {
@@ -55,10 +62,12 @@ impl Default for Host {
             canary_at: None,
             canary: false,
             fails_with: None,
-            waiting: HashSet::new(),
+            waiting: Line::default(),
+            asked: HashSet::new(),
             failed: HashSet::new(),
             recovered: false,
             recoveries: 0,
+            recovered_at: None,
         }
     }
 }
@@ -70,22 +79,38 @@ impl Host {
     /// Not before then.
     pub fn has_room(&mut self, provider: &Arc<str>, now: Instant) -> Result<(), Instant> {
         if let Some(at) = self.canary_at {
+            self.waiting.join(provider);
             if self.canary || at > now {
-                self.waiting.insert(provider.clone());
                 return Err(at.max(now + NO_ROOM));
             }
+            // A Provider that fails always, and is asked first because it has failures to tell, would let no other
+            // show that the host works. Who did not come while others were asked twice has nothing to send.
+            if !self.asked.insert(provider.clone()) {
+                self.waiting.close_up(provider, &self.asked);
+            }
+            if !self.waiting.is_first(provider) {
+                return Err(now + NOT_ITS_TURN);
+            }
         } else if self.under_way >= self.room {
-            self.waiting.insert(provider.clone());
+            self.waiting.join(provider);
             return Err(now + NO_ROOM);
         }
         Ok(())
     }
 
+    /// A Provider has no use for its turn.
+    pub fn pass_over(&mut self, provider: &Arc<str>) {
+        self.waiting.leave(provider);
+    }
+
     /// A job that there is room for goes there; whether it is a canary.
-    pub fn begin(&mut self, now: Instant) -> bool {
+    pub fn begin(&mut self, provider: &Arc<str>, now: Instant) -> bool {
         self.under_way += 1;
         let canary = self.canary_at.is_some();
         if canary {
+            // It joins the line anew, at its end, when it is asked again.
+            self.waiting.leave(provider);
+            self.asked.clear();
             self.canary = true;
             self.canary_at = Some(now);
         }
@@ -105,6 +130,12 @@ impl Host {
     /// See [`super::Pass::host_fails`].
     pub fn fails(&self) -> (bool, bool) {
         (self.canary_at.is_some(), self.canary)
+    }
+
+    /// See [`super::Pass::host_well_for`].
+    pub fn well_for(&self, now: Instant) -> Option<Duration> {
+        let since = |at| now.saturating_duration_since(at);
+        self.canary_at.is_none().then(|| self.recovered_at.map_or(Duration::MAX, since))
     }
 
     /// What it fails with, while it does.
@@ -133,6 +164,7 @@ impl Host {
             if self.canary_at.take().is_some() {
                 self.recovered = true;
                 self.recoveries += 1;
+                self.recovered_at = Some(now);
             }
             if !self.recovered {
                 self.failed.clear();
@@ -158,11 +190,62 @@ impl Host {
             self.canary = false;
         }
         if std::mem::take(&mut self.recovered) {
-            freed.release.extend(self.waiting.drain());
+            freed.release.extend(self.waiting.take(usize::MAX));
+            self.asked.clear();
             freed.wake.extend(self.failed.drain());
         } else if self.canary_at.is_none() {
-            freed.release.extend(take(&mut self.waiting, self.room.saturating_sub(self.under_way)));
+            freed.release.extend(self.waiting.take(self.room.saturating_sub(self.under_way)));
         }
+    }
+}
+
+/// Providers in the order in which they came, each once.
+#[derive(Debug, Default)]
+struct Line {
+    places: HashMap<Arc<str>, u64>,
+    order: BTreeMap<u64, Arc<str>>,
+    last: u64,
+}
+
+impl Line {
+    /// Who is there already keeps its place.
+    fn join(&mut self, provider: &Arc<str>) {
+        if !self.places.contains_key(provider) {
+            self.last += 1;
+            self.places.insert(provider.clone(), self.last);
+            self.order.insert(self.last, provider.clone());
+        }
+    }
+
+    fn leave(&mut self, provider: &Arc<str>) {
+        self.places.remove(provider).inspect(|place| drop(self.order.remove(place)));
+    }
+
+    fn is_first(&self, provider: &Arc<str>) -> bool {
+        self.order.first_key_value().is_some_and(|(_, first)| first == provider)
+    }
+
+    /// Takes the first out as long as they stand before this one and are not among these.
+    fn close_up(&mut self, before: &Arc<str>, but: &HashSet<Arc<str>>) {
+        while let Some((_, first)) = self.order.first_key_value()
+            && first != before
+            && !but.contains(first)
+        {
+            let first = first.clone();
+            self.leave(&first);
+        }
+    }
+
+    /// Takes so many out, from the first.
+    fn take(&mut self, count: usize) -> Vec<Arc<str>> {
+        let mut taken = Vec::new();
+        while taken.len() < count
+            && let Some((_, provider)) = self.order.pop_first()
+        {
+            self.places.remove(&provider);
+            taken.push(provider);
+        }
+        taken
     }
 }
 
@@ -185,27 +268,69 @@ mod tests {
                 one.answered(Some(&failure), None);
                 ticket.end(true);
             }
+            let (mut first, mut then) = (&one, &other);
             for _ in 0..10 {
                 assert_eq!(scene.left(&one), CANARY);
                 assert_eq!((scene.left(&other), scene.left(&elsewhere)), (CANARY, Duration::ZERO));
                 scene.clock.turn(CANARY);
-                let canary = one.admit().expect("a canary");
-                assert_eq!(scene.left(&other), NO_ROOM, "one at a time");
-                one.answered(Some(&failure), None);
+                assert_eq!(scene.left(then), NOT_ITS_TURN);
+                let canary = first.admit().expect("a canary");
+                assert_eq!(scene.left(then), NO_ROOM, "one at a time");
+                assert_eq!(one.host_well_for(), None);
+                first.answered(Some(&failure), None);
                 assert_eq!(canary.end(true), Freed::default());
+                (first, then) = (then, first);
             }
             // One that sends nothing makes way for the next at once.
+            assert_eq!(scene.left(&other), CANARY);
             scene.clock.turn(CANARY);
             one.admit().expect("a canary").end(false);
-            let canary = one.admit().expect("a canary");
-            assert_eq!(scene.left(&other), NO_ROOM);
-            one.answered(Some(&status(404, None, "")), None);
+            assert_eq!(scene.left(&one), NOT_ITS_TURN);
+            let canary = other.admit().expect("a canary");
+            assert_eq!(scene.left(&one), NO_ROOM);
+            other.answered(Some(&status(404, None, "")), None);
             let freed = canary.end(true);
             let release: HashSet<_> = freed.release.into_iter().collect();
-            assert_eq!(release, HashSet::from(["one".into(), "other".into()]));
-            assert_eq!(freed.wake, ["one".into()]);
+            assert_eq!(release, HashSet::from(["one".into()]));
+            let woken: HashSet<_> = freed.wake.into_iter().collect();
+            assert_eq!(woken, HashSet::from(["one".into(), "other".into()]));
             assert_eq!((scene.left(&one), scene.left(&other)), (Duration::ZERO, Duration::ZERO));
+            scene.clock.turn(CANARY);
+            assert_eq!([&one, &elsewhere].map(|pass| pass.host_well_for()), [Some(CANARY), Some(Duration::MAX)]);
         }
+    }
+
+    #[test]
+    fn canaries_are_sent_in_turns_and_who_has_none_to_send_holds_nobody_up() {
+        let scene = Scene::new();
+        let [one, two, gone, told] =
+            ["one", "two", "gone", "told"].map(|name| scene.pass(name, "git.example.org", name));
+        (0..3).for_each(|_| one.answered(Some(&SendError::Timeout), None));
+        for pass in [&gone, &told, &one, &two] {
+            assert_eq!(scene.left(pass), CANARY);
+        }
+        let canary = |pass: &Arc<super::super::Pass>| {
+            let ticket = pass.admit().expect("a canary");
+            assert!(ticket.is_canary());
+            pass.answered(Some(&SendError::Timeout), None);
+            ticket.end(true);
+            assert_eq!(scene.left(pass), CANARY);
+        };
+        // Whose credential may not be used has no turn, and whoever does not come loses it.
+        told.answered(Some(&status(429, Some(600), "")), None);
+        scene.clock.turn(CANARY);
+        assert_eq!(scene.left(&told), 59 * CANARY);
+        assert_eq!([scene.left(&one), scene.left(&two)], [NOT_ITS_TURN; 2]);
+        scene.clock.turn(NOT_ITS_TURN);
+        assert_eq!(scene.left(&two), NOT_ITS_TURN, "one asked as well");
+        canary(&one);
+        for turn in [&two, &one, &two] {
+            scene.clock.turn(CANARY);
+            let other = if std::ptr::eq(turn, &raw const one) { &two } else { &one };
+            assert_eq!(scene.left(other), NOT_ITS_TURN);
+            canary(turn);
+        }
+        assert_eq!(scene.left(&gone), CANARY, "it is back, at the end of the line");
     }
 
     #[test]

@@ -8,10 +8,12 @@
 //! | a refused credential (401, 407, a sign-in page) | credential and host | when the Provider or a Secret of it changes; of a credential that is got for the occasion, as the next |
 //! | a refused repository (403, 404, …) | credential, host and repository | by one canary that works: after 10 minutes, doubling to an hour; what comes due while it is under way stays where it is |
 //! | limits of our own, at github.com and ghe.com | credential and host | never |
-//! | a host that fails | host, and the way to it: TLS, proxy, timeout | by one canary that is answered: one every 10 s |
+//! | a host that fails | host, and the way to it: TLS, proxy, timeout | by one canary that is answered: one every 10 s, in turns among Providers |
 //!
-//! A credential is known by a fingerprint with a key of this process, and is kept nowhere. What is
-//! kept is bounded by the Providers there are, and by the waits that run.
+//! Waits and refused credentials hold for other processes too, through the outbox. A credential is known by a
+//! fingerprint under the outbox's key, or one of this process, and is kept nowhere: who can read the file, which
+//! only Herald's user may, can at most try guesses of a password. What is kept is bounded by the Providers there
+//! are, by the waits that run, and by what an earlier process kept.
 
 mod account;
 mod host;
@@ -25,11 +27,12 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::{hmac, rand};
 use parking_lot::Mutex;
 
-use self::account::{Account, Leave};
+use self::account::{Account, Leave, Whose};
 use self::host::Host;
 use super::verdict::{self, Verdict};
 use crate::clock::Clock;
 use crate::outbound::{Gate, Left, SendError};
+use crate::outbox::Standing;
 
 /// How long a Provider that finds no room is left aside; it is asked again sooner when there is some.
 const NO_ROOM: Duration = Duration::from_secs(1);
@@ -37,9 +40,15 @@ const NO_ROOM: Duration = Duration::from_secs(1);
 /// The budgets of all.
 pub struct Budget {
     clock: Arc<dyn Clock>,
-    key: hmac::Key,
+    kept: Mutex<Kept>,
     accounts: Mutex<HashMap<[u8; 32], Arc<Mutex<Account>>>>,
     hosts: Mutex<HashMap<[u8; 32], Arc<Mutex<Host>>>>,
+}
+
+/// What credentials are known by, and what an earlier process was told of those that no Provider has yet.
+struct Kept {
+    key: hmac::Key,
+    restored: HashMap<[u8; 32], Standing>,
 }
 
 /// What of a Provider tells its budget from others'.
@@ -47,6 +56,8 @@ pub struct Budget {
 pub struct Caller<'a> {
     /// UID of the Provider.
     pub provider: Arc<str>,
+    /// Of the Provider with its Secrets; rises with each change.
+    pub version: u64,
     /// Host and port; in lower case.
     pub host: &'a str,
     /// Whether everybody may read the host's name: not when it stands in a Secret.
@@ -65,6 +76,7 @@ pub struct Caller<'a> {
 pub struct Pass {
     clock: Arc<dyn Clock>,
     provider: Arc<str>,
+    version: u64,
     repository: Arc<str>,
     /// See [`Caller::is_minted`].
     is_minted: bool,
@@ -106,7 +118,15 @@ impl Budget {
         let mut key = [0; 32];
         rand::fill(&mut key).expect("the system has random numbers");
         let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
-        Arc::new(Self { clock, key, accounts: Mutex::default(), hosts: Mutex::default() })
+        let kept = Mutex::new(Kept { key, restored: HashMap::new() });
+        Arc::new(Self { clock, kept, accounts: Mutex::default(), hosts: Mutex::default() })
+    }
+
+    /// Takes up what an earlier process was told, with the key by which it knew credentials. Before the first
+    /// Provider has its part.
+    pub fn restore(&self, key: [u8; 32], kept: Vec<Standing>) {
+        let restored = kept.into_iter().map(|standing| (standing.credential, standing)).collect();
+        *self.kept.lock() = Kept { key: hmac::Key::new(hmac::HMAC_SHA256, &key), restored };
     }
 
     /// A Provider's part.
@@ -118,11 +138,18 @@ impl Budget {
             // What nobody uses is forgotten, but not that it must be left alone.
             accounts.retain(|_, account| Arc::strong_count(account) > 1 || account.lock().waits(now).is_some());
             let id = self.fingerprint(host, identity.credential);
-            let new = || Arc::new(Mutex::new(Account::at(identity.host, now)));
+            let new = || {
+                let mut account = Account::at(identity.host, id, now);
+                self.kept.lock().restored.remove(&id).inspect(|standing| account.restore(standing));
+                Arc::new(Mutex::new(account))
+            };
             let account = accounts.entry(id).or_insert_with(new).clone();
+            let mut its = account.lock();
+            its.meet(&identity.provider, identity.version);
             if identity.is_public {
-                account.lock().host.get_or_insert_with(|| identity.host.into());
+                its.host.get_or_insert_with(|| identity.host.into());
             }
+            drop(its);
             account
         };
         let host = {
@@ -132,7 +159,8 @@ impl Budget {
         };
         let (provider, repository) = (identity.provider.clone(), identity.repository.clone());
         let (is_minted, well) = (identity.is_minted, AtomicU64::new(0));
-        Arc::new(Pass { clock: self.clock.clone(), provider, repository, is_minted, account, host, well })
+        let (clock, version) = (self.clock.clone(), identity.version);
+        Arc::new(Pass { clock, provider, version, repository, is_minted, account, host, well })
     }
 
     /// What vendors say is left of their limits, by host: of several credentials there, the least. Hosts
@@ -159,7 +187,7 @@ impl Budget {
     }
 
     fn fingerprint(&self, host: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-        let mut context = hmac::Context::with_key(&self.key);
+        let mut context = hmac::Context::with_key(&self.kept.lock().key);
         for part in [host].iter().chain(parts) {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part);
@@ -167,11 +195,21 @@ impl Budget {
         context.sign().as_ref().try_into().expect("SHA-256 has 32 bytes")
     }
 
-    /// The Provider or a Secret of it changed: what was refused may be granted now. Waits stand. Gives all
-    /// the Providers that held something back for the same reason.
-    pub fn forget_refusals(&self, provider: &str) -> Vec<Arc<str>> {
+    /// The Provider or a Secret of it changed, to this version: what was refused in an earlier one may be
+    /// granted now. Waits stand. Gives all the Providers that held something back for the same reason, and has
+    /// kept what other processes are to know.
+    pub fn forget_refusals(&self, provider: &str, version: u64, mut keep: impl FnMut(Standing)) -> Vec<Arc<str>> {
         let accounts: Vec<_> = self.accounts.lock().values().cloned().collect();
-        accounts.iter().flat_map(|account| account.lock().forget_refusals(provider)).collect()
+        let mut held = Vec::new();
+        for account in accounts {
+            let mut account = account.lock();
+            let of_it = account.forget_refusals(provider, version);
+            if !of_it.is_empty() {
+                held.extend(of_it);
+                account.unsaved(self.clock.now()).into_iter().for_each(|(standing, _)| keep(standing));
+            }
+        }
+        held
     }
 }
 
@@ -197,11 +235,14 @@ impl Pass {
         let mut account = self.account.lock();
         let mut host = self.host.lock();
         if let Some(wait) = account.waits(now) {
+            host.pass_over(&self.provider);
             return Err(wait.until);
         }
         host.has_room(&self.provider, now)?;
-        let leave = account.admit(&self.provider, &self.repository, now)?;
-        let canary = host.begin(now);
+        let leave = account.admit(&self.provider, &self.repository, now);
+        // Who cannot go lets others have its turn there.
+        let leave = leave.inspect_err(|_| host.pass_over(&self.provider))?;
+        let canary = host.begin(&self.provider, now);
         let lifted = (account.lifted(), host.recoveries());
         Ok(Ticket { pass: self.clone(), leave, canary, lifted })
     }
@@ -221,7 +262,7 @@ impl Pass {
     pub fn check(&self, ticket: Option<&Ticket>) -> Result<(), SendError> {
         let its = ticket.filter(|ticket| Arc::ptr_eq(&ticket.pass.account, &self.account));
         let leave = its.map(|ticket| &ticket.leave);
-        self.account.lock().check(leave, &self.provider, &self.repository, self.clock.now())
+        self.account.lock().check(leave, self.whose(), self.clock.now())
     }
 
     /// Why its like is left alone, for a job that was let through a moment ago.
@@ -246,7 +287,7 @@ impl Pass {
     pub fn note_of(&self, error: &SendError, read: bool) -> Option<Duration> {
         let now = self.clock.now();
         let told = account::Told { error, read, to_minted: self.is_minted };
-        self.account.lock().note(&told, &self.provider, &self.repository, now)
+        self.account.lock().note(&told, self.whose(), now)
     }
 
     /// How long nothing may be sent, because the vendor said so.
@@ -258,6 +299,11 @@ impl Pass {
     /// Whether the host is left alone but for canaries, and whether one is under way.
     pub fn host_fails(&self) -> (bool, bool) {
         self.host.lock().fails()
+    }
+
+    /// How long the host has worked since it failed last: nothing while it fails, and for ever where it never did.
+    pub fn host_well_for(&self) -> Option<Duration> {
+        self.host.lock().well_for(self.clock.now())
     }
 
     /// A job was delivered: nothing of its like is refused any more. Gives the Providers that held
@@ -281,14 +327,18 @@ impl Pass {
         self.well.load(Ordering::Relaxed)
     }
 
-    /// The vendor wants nothing until then, as an earlier process was told.
-    pub fn wait(&self, until: Instant) {
-        self.account.lock().restore_wait(until);
+    /// Has kept what the credential was told and no other process knows yet: under a lock, so that what was told
+    /// last is kept last. Until when the vendor asked to wait just now, and with what.
+    pub fn save(&self, keep: impl FnOnce(Standing)) -> Option<(Instant, SendError)> {
+        let mut account = self.account.lock();
+        let (standing, news) = account.unsaved(self.clock.now())?;
+        let news = standing.wait.zip(news);
+        keep(standing);
+        news
     }
 
-    /// A wait that was told and is not kept for another process yet; given once.
-    pub fn unsaved_wait(&self) -> Option<(Instant, SendError)> {
-        self.account.lock().unsaved_wait(self.clock.now())
+    fn whose(&self) -> Whose<'_> {
+        Whose { provider: &self.provider, version: self.version, repository: &self.repository }
     }
 }
 
@@ -323,6 +373,11 @@ impl Gate for Pass {
 }
 
 impl Ticket {
+    /// Whether it is to see how the host fares, which any job shows.
+    pub fn is_canary(&self) -> bool {
+        self.canary
+    }
+
     /// Whether something is tried again since it was given that had been refused or had failed: who waits
     /// for that was woken, but not a job that was under way then.
     pub fn is_outdated(&self) -> bool {
@@ -361,6 +416,7 @@ mod tests {
         pub fn pass(&self, provider: &str, host: &str, token: &str) -> Arc<Pass> {
             self.budget.pass(&Caller {
                 provider: provider.into(),
+                version: 1,
                 host,
                 is_public: !host.starts_with("secret"),
                 credential: &[token.as_bytes()],
