@@ -2,6 +2,7 @@
 //! by `main`, and by tests with addresses of their own.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use url::{Host, Url};
 
-use crate::cli::{Cli, OBJECT_LEVEL_WORKLOAD_IDENTITY, listen_address};
+use crate::cli::{Cli, OBJECT_LEVEL_WORKLOAD_IDENTITY};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::lease::{Claim, Election, Timing};
 use crate::cluster::manifests::Manifests;
@@ -22,7 +23,7 @@ use crate::cluster::{self, Accounts, Connection, ObjectKind, ObjectRef, Stores, 
 use crate::delivery::resolve::{Identities, Resolver};
 use crate::delivery::troubles::{About, Troubles};
 use crate::delivery::{Deadlines, Delivery};
-use crate::ingest::Door;
+use crate::ingest::{Door, listen};
 use crate::ops::health;
 use crate::ops::metrics::Metrics;
 use crate::outbound::auth::{AzureEnvironment, ServiceAccounts, Tokens, Uses};
@@ -467,9 +468,10 @@ pub async fn asked_to_stop() {
 }
 
 async fn bind(flag: &str, address: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(listen_address(address))
-        .await
-        .with_context(|| format!("{flag}: cannot listen on {address}; is another process there?"))
+    listen(address).await.map_err(|error| {
+        let hint = if error.kind() == ErrorKind::AddrInUse { "; is another process there?" } else { "" };
+        anyhow::Error::new(error).context(format!("{flag}: cannot listen on {address}{hint}"))
+    })
 }
 
 async fn serve(listener: TcpListener, router: axum::Router) {
@@ -498,6 +500,22 @@ async fn tell_delivery(stores: Arc<Stores>, resolver: Arc<Resolver>, delivery: D
                 resolver.forget(&key);
             }
             delivery.provider_changed(&uid);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn another_process_is_suspected_only_where_one_can_be() {
+        let first = bind("--events-addr", "127.0.0.1:0").await.expect("a free port");
+        let taken = first.local_addr().expect("it is bound").to_string();
+        for (address, suspected) in [(taken.as_str(), true), ("192.0.2.1:0", false), ("nonsense", false)] {
+            let error = format!("{:#}", bind("--events-addr", address).await.expect_err("it cannot listen there"));
+            assert!(error.starts_with(&format!("--events-addr: cannot listen on {address}")), "{error}");
+            assert_eq!(error.contains("another process"), suspected, "{error}");
         }
     }
 }

@@ -13,6 +13,8 @@
 //!
 //! Bodies are always empty: senders leave a body unread, which pins their connection.
 
+mod listen;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +36,8 @@ use crate::clock::Clock;
 use crate::compose::{self, text};
 use crate::ops::metrics::Metrics;
 use crate::pipeline::{Answer, Pipeline};
+
+pub use listen::listen;
 
 /// Bytes of a body; exactly this many are accepted.
 const MAX_BODY: usize = 3 << 20;
