@@ -6,12 +6,14 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use axum::Router;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tower::ServiceExt;
 use url::{Host, Url};
 
 use crate::cli::{Cli, OBJECT_LEVEL_WORKLOAD_IDENTITY};
@@ -23,7 +25,7 @@ use crate::cluster::{self, Accounts, Connection, ObjectKind, ObjectRef, Stores, 
 use crate::delivery::resolve::{Identities, Resolver};
 use crate::delivery::troubles::{About, Troubles};
 use crate::delivery::{Deadlines, Delivery};
-use crate::ingest::{Door, listen};
+use crate::ingest::{self, Bounds, Door, listen};
 use crate::ops::health;
 use crate::ops::metrics::Metrics;
 use crate::outbound::auth::{AzureEnvironment, ServiceAccounts, Tokens, Uses};
@@ -132,14 +134,15 @@ impl App {
         let app_events = events.local_addr()?;
         let app_health = health_listener.local_addr()?;
         let metrics_at = metrics_listener.local_addr()?;
-        tasks.spawn(serve(
+        tasks.spawn(serve_operators(
             health_listener,
+            clock.clone(),
             health::probes(view.clone(), {
                 let outbox = outbox.clone();
                 move || outbox.writes()
             }),
         ));
-        tasks.spawn(serve(metrics_listener, health::metrics(metrics.clone())));
+        tasks.spawn(serve_operators(metrics_listener, clock.clone(), health::metrics(metrics.clone())));
         let (known, run) = (stores.clone(), delivery.clone().run());
         tasks.spawn(async move {
             // Earlier than that, the Providers of what an earlier process left would seem to be deleted.
@@ -248,7 +251,7 @@ impl App {
     }
 
     /// Stops in the order that loses least: no more events, then what is under way, then the rest.
-    pub async fn shutdown(mut self, grace: std::time::Duration) {
+    pub async fn shutdown(mut self, grace: Duration) {
         self.outbox.close();
         let _ = self.stop.send(true);
         self.delivery.drain(grace).await;
@@ -359,7 +362,7 @@ fn open_outbox(cli: &Cli, with_cluster: bool, clock: Arc<dyn Clock>) -> anyhow::
 }
 
 /// How long giving the Lease back may take.
-const LEASE_GRACE: std::time::Duration = std::time::Duration::from_secs(2);
+const LEASE_GRACE: Duration = Duration::from_secs(2);
 
 /// Gauges of what is held, by state and type of Provider: how much, and how old the oldest is.
 fn tell_of_outbox(metrics: &Metrics, outbox: &Arc<dyn Outbox>, view: &Arc<dyn View>, clock: &Arc<dyn Clock>) {
@@ -474,9 +477,22 @@ async fn bind(flag: &str, address: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
-async fn serve(listener: TcpListener, router: axum::Router) {
-    // Ends only with the process.
-    let _ = axum::serve(listener, router).await;
+/// For the kubelet and a few scrapers; a head has as long as at the events door.
+const FOR_OPERATORS: Bounds =
+    Bounds { logger: "setup", connections: 64, head: Duration::from_secs(10), buffer: 16 << 10 };
+
+/// Serves probes or metrics; ends only with the process.
+async fn serve_operators(listener: TcpListener, clock: Arc<dyn Clock>, router: Router) {
+    let answer = move |request| {
+        let answer = router.clone().oneshot(request);
+        async move {
+            match answer.await {
+                Ok(answer) => answer,
+                Err(never) => match never {},
+            }
+        }
+    };
+    ingest::serve(listener, FOR_OPERATORS, clock, answer, std::future::pending()).await;
 }
 
 /// Has the conditions looked at of what deliveries fail for, or work for again.

@@ -329,6 +329,24 @@ async fn bodies_that_find_no_room_give_back_what_they_took() {
 }
 
 #[tokio::test]
+async fn silent_connections_give_way_to_probes_and_scrapes() {
+    let (_folder, herald) = alone().await;
+    for (address, path) in [(herald.app.health, "/healthz"), (herald.app.metrics_at, "/metrics")] {
+        let first = Wire::connect(address).await;
+        let mut idle = Vec::new();
+        for _ in 0..64 {
+            idle.push(Wire::connect(address).await);
+        }
+        let closed = tokio::time::timeout(Duration::from_secs(5), first.rest()).await;
+        assert_eq!(closed.expect("sooner than its time is up"), b"");
+        let mut honest = Wire::connect(address).await;
+        let answer = tokio::time::timeout(Duration::from_secs(1), honest.ask("GET", path, "", b"")).await;
+        assert_eq!(answer.expect("at once").status, 200, "{path}");
+    }
+    end(herald).await;
+}
+
+#[tokio::test]
 async fn silent_connections_give_way() {
     let (_folder, herald) = alone().await;
     let mut first = Wire::to(&herald).await;
