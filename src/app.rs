@@ -2,18 +2,21 @@
 //! by `main`, and by tests with addresses of their own.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use axum::Router;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tower::ServiceExt;
 use url::{Host, Url};
 
-use crate::cli::{Cli, OBJECT_LEVEL_WORKLOAD_IDENTITY, listen_address};
+use crate::cli::{Cli, OBJECT_LEVEL_WORKLOAD_IDENTITY};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::lease::{Claim, Election, Timing};
 use crate::cluster::manifests::Manifests;
@@ -22,7 +25,7 @@ use crate::cluster::{self, Accounts, Connection, ObjectKind, ObjectRef, Stores, 
 use crate::delivery::resolve::{Identities, Resolver};
 use crate::delivery::troubles::{About, Troubles};
 use crate::delivery::{Deadlines, Delivery};
-use crate::ingest::Door;
+use crate::ingest::{self, Bounds, Door, listen};
 use crate::ops::health;
 use crate::ops::metrics::Metrics;
 use crate::outbound::auth::{AzureEnvironment, ServiceAccounts, Tokens, Uses};
@@ -131,14 +134,15 @@ impl App {
         let app_events = events.local_addr()?;
         let app_health = health_listener.local_addr()?;
         let metrics_at = metrics_listener.local_addr()?;
-        tasks.spawn(serve(
+        tasks.spawn(serve_operators(
             health_listener,
+            clock.clone(),
             health::probes(view.clone(), {
                 let outbox = outbox.clone();
                 move || outbox.writes()
             }),
         ));
-        tasks.spawn(serve(metrics_listener, health::metrics(metrics.clone())));
+        tasks.spawn(serve_operators(metrics_listener, clock.clone(), health::metrics(metrics.clone())));
         let (known, run) = (stores.clone(), delivery.clone().run());
         tasks.spawn(async move {
             // Earlier than that, the Providers of what an earlier process left would seem to be deleted.
@@ -247,7 +251,7 @@ impl App {
     }
 
     /// Stops in the order that loses least: no more events, then what is under way, then the rest.
-    pub async fn shutdown(mut self, grace: std::time::Duration) {
+    pub async fn shutdown(mut self, grace: Duration) {
         self.outbox.close();
         let _ = self.stop.send(true);
         self.delivery.drain(grace).await;
@@ -358,7 +362,7 @@ fn open_outbox(cli: &Cli, with_cluster: bool, clock: Arc<dyn Clock>) -> anyhow::
 }
 
 /// How long giving the Lease back may take.
-const LEASE_GRACE: std::time::Duration = std::time::Duration::from_secs(2);
+const LEASE_GRACE: Duration = Duration::from_secs(2);
 
 /// Gauges of what is held, by state and type of Provider: how much, and how old the oldest is.
 fn tell_of_outbox(metrics: &Metrics, outbox: &Arc<dyn Outbox>, view: &Arc<dyn View>, clock: &Arc<dyn Clock>) {
@@ -467,14 +471,28 @@ pub async fn asked_to_stop() {
 }
 
 async fn bind(flag: &str, address: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(listen_address(address))
-        .await
-        .with_context(|| format!("{flag}: cannot listen on {address}; is another process there?"))
+    listen(address).await.map_err(|error| {
+        let hint = if error.kind() == ErrorKind::AddrInUse { "; is another process there?" } else { "" };
+        anyhow::Error::new(error).context(format!("{flag}: cannot listen on {address}{hint}"))
+    })
 }
 
-async fn serve(listener: TcpListener, router: axum::Router) {
-    // Ends only with the process.
-    let _ = axum::serve(listener, router).await;
+/// For the kubelet and a few scrapers; a head has as long as at the events door.
+const FOR_OPERATORS: Bounds =
+    Bounds { logger: "setup", connections: 64, head: Duration::from_secs(10), buffer: 16 << 10 };
+
+/// Serves probes or metrics; ends only with the process.
+async fn serve_operators(listener: TcpListener, clock: Arc<dyn Clock>, router: Router) {
+    let answer = move |request| {
+        let answer = router.clone().oneshot(request);
+        async move {
+            match answer.await {
+                Ok(answer) => answer,
+                Err(never) => match never {},
+            }
+        }
+    };
+    ingest::serve(listener, FOR_OPERATORS, clock, answer, std::future::pending()).await;
 }
 
 /// Has the conditions looked at of what deliveries fail for, or work for again.
@@ -498,6 +516,22 @@ async fn tell_delivery(stores: Arc<Stores>, resolver: Arc<Resolver>, delivery: D
                 resolver.forget(&key);
             }
             delivery.provider_changed(&uid);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn another_process_is_suspected_only_where_one_can_be() {
+        let first = bind("--events-addr", "127.0.0.1:0").await.expect("a free port");
+        let taken = first.local_addr().expect("it is bound").to_string();
+        for (address, suspected) in [(taken.as_str(), true), ("192.0.2.1:0", false), ("nonsense", false)] {
+            let error = format!("{:#}", bind("--events-addr", address).await.expect_err("it cannot listen there"));
+            assert!(error.starts_with(&format!("--events-addr: cannot listen on {address}")), "{error}");
+            assert_eq!(error.contains("another process"), suspected, "{error}");
         }
     }
 }

@@ -289,11 +289,6 @@ fn bytes(text: &str) -> Result<u64, String> {
     digits.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)
 }
 
-/// An address to listen on; as in Go, no host means every interface.
-pub fn listen_address(text: &str) -> String {
-    if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -370,11 +365,5 @@ mod tests {
     fn an_unknown_feature_gate_is_an_error_that_names_the_known() {
         let error = Cli::try_parse_from(["herald", "--feature-gates=Nonsense=true"]).expect_err("refused");
         assert!(error.to_string().contains("ObjectLevelWorkloadIdentity"), "{error}");
-    }
-
-    #[test]
-    fn addresses_without_a_host_mean_every_interface() {
-        assert_eq!(listen_address(":9090"), "[::]:9090");
-        assert_eq!(listen_address("127.0.0.1:9090"), "127.0.0.1:9090");
     }
 }

@@ -9,9 +9,12 @@
 //! | 413 | more than 3 MiB |
 //! | 429 | every Alert that matched was told this within the interval; never for overload, because senders take it for "delivered" |
 //! | 431 | more than 100 headers, or 256 KiB of them |
-//! | 503 | not synced yet, or the outbox cannot take it: come again in 8 s |
+//! | 503 | not synced yet, or no room in memory or in the outbox: come again in 8 s |
 //!
 //! Bodies are always empty: senders leave a body unread, which pins their connection.
+
+mod listen;
+mod server;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,12 +22,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Empty};
 use hyper::body::Body;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -35,26 +34,25 @@ use crate::compose::{self, text};
 use crate::ops::metrics::Metrics;
 use crate::pipeline::{Answer, Pipeline};
 
+pub use listen::listen;
+pub use server::{Arriving, Bounds, serve};
+
 /// Bytes of a body; exactly this many are accepted.
 const MAX_BODY: usize = 3 << 20;
 
 /// Bytes of a request's headers, as the peer: 256 KiB and a little slack.
 const MAX_HEADERS: usize = (256 << 10) + (4 << 10);
 
-/// How long a head may take to arrive, and how long an idle connection stays open.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// A head has as long as at the peer. A sender whose connection is closed between two events dials anew.
+const BOUNDS: Bounds =
+    Bounds { logger: "event-server", connections: 1024, head: Duration::from_secs(10), buffer: MAX_HEADERS };
 
-/// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a body may take to arrive; a sender gives up after 5 s.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections open at once; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 1024;
-
-/// Bytes of bodies in memory at once; a request that finds no room in time is asked to come again.
+/// Bytes of bodies in memory at once, by what has arrived. A request that finds no room for the next of its own gives back
+/// what it took and is asked to come again: one that waited could wait for ever, for others that wait.
 const MAX_BODIES: usize = 64 << 20;
-
-/// How long a request waits for that room; a sender gives up after 5 s.
-const ROOM_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A sender's five tries then span 32 s; a smaller number ends them sooner.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("8");
@@ -68,7 +66,7 @@ pub struct Door {
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     bodies: Semaphore,
-    unavailable_said: Mutex<Option<Instant>>,
+    unavailable: Spell,
 }
 
 type Answered = Response<Empty<Bytes>>;
@@ -77,59 +75,18 @@ impl Door {
     /// A door to `pipeline`.
     pub fn new(pipeline: Arc<Pipeline>, metrics: Arc<Metrics>) -> Arc<Self> {
         let clock = pipeline.clock.clone();
-        Arc::new(Self {
-            pipeline,
-            metrics,
-            clock,
-            bodies: Semaphore::new(MAX_BODIES),
-            unavailable_said: Mutex::new(None),
-        })
+        let unavailable = Spell::new(clock.clone());
+        Arc::new(Self { pipeline, metrics, clock, bodies: Semaphore::new(MAX_BODIES), unavailable })
     }
 
     /// Serves until `stop` resolves, then finishes what is open.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: impl Future<Output = ()>) {
-        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let graceful = GracefulShutdown::new();
-        let mut stop = std::pin::pin!(stop);
-        loop {
-            let accepted = async {
-                let permit = connections.clone().acquire_owned().await.expect("never closed");
-                (permit, listener.accept().await)
-            };
-            let (permit, accepted) = tokio::select! {
-                () = &mut stop => break,
-                accepted = accepted => accepted,
-            };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(logger = "event-server", %error, "cannot accept a connection");
-                    // Out of file descriptors, most likely; they come back as others close.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let _ = stream.set_nodelay(true);
+        let clock = self.clock.clone();
+        let answer = move |request| {
             let door = self.clone();
-            let service = service_fn(move |request| {
-                let door = door.clone();
-                async move { Ok::<_, std::convert::Infallible>(door.answer(request).await) }
-            });
-            // 100 headers, as many as hyper has room for without asking the heap for each request.
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .max_buf_size(MAX_HEADERS)
-                .serve_connection(TokioIo::new(stream), service);
-            let connection = graceful.watch(connection);
-            tokio::spawn(async move {
-                // A connection's own troubles are the client's; requests are counted below.
-                let _ = connection.await;
-                drop(permit);
-            });
-        }
-        drop(listener);
-        graceful.shutdown().await;
+            async move { door.answer(request).await }
+        };
+        serve(listener, BOUNDS, clock, answer, stop).await;
     }
 
     /// Answers one request.
@@ -174,10 +131,7 @@ impl Door {
 
     /// One line for a spell of refusals; the metric counts each.
     fn say_unavailable(&self, why: &str) {
-        let now = self.clock.now();
-        let mut said = self.unavailable_said.lock();
-        if said.is_none_or(|said| now.saturating_duration_since(said) >= QUIET) {
-            *said = Some(now);
+        if self.unavailable.begins() {
             tracing::warn!(logger = "event-server", reason = why, "asking senders to come again");
         }
     }
@@ -191,37 +145,65 @@ impl Door {
             let why = format!("{} is not how events are sent; POST them", request.method());
             return Err((StatusCode::METHOD_NOT_ALLOWED, why));
         }
-        let body = request.into_body();
-        let announced = usize::try_from(body.size_hint().upper().unwrap_or(MAX_BODY as u64)).unwrap_or(usize::MAX);
-        if announced > MAX_BODY && body.size_hint().exact().is_some() {
-            return Err((
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("a body of {announced} bytes; {MAX_BODY} are the most"),
-            ));
-        }
-        let Some(_room) = self.room(announced.min(MAX_BODY)).await else {
+        let read = tokio::time::timeout(BODY_TIMEOUT, self.read(request.into_body()))
+            .await
+            .map_err(|_| (StatusCode::BAD_REQUEST, "the body did not arrive in time".to_owned()))??;
+        let Some((body, _room)) = read else {
             return Ok(Answer::Unavailable("as many bytes of events are being read as may"));
         };
-        let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect())
-            .await
-            .map_err(|_| (StatusCode::BAD_REQUEST, "the body did not arrive in time".to_owned()))?;
-        let body = collected.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
-            Some(_) => (StatusCode::PAYLOAD_TOO_LARGE, format!("a body of more than {MAX_BODY} bytes")),
-            None => (StatusCode::BAD_REQUEST, "the body broke off".to_owned()),
-        })?;
-        let mut event = Event::decode(&body.to_bytes())
+        let mut event = Event::decode(&body)
             // The library quotes what it found, which may be the whole body.
             .map_err(|error| (StatusCode::BAD_REQUEST, text::cut(&format!("the body is no event: {error}"), 300)))?;
         compose::clean(&mut event);
         Ok(self.pipeline.accept(&event).await)
     }
 
-    /// Room for a body, or `None` when there is none in time.
-    async fn room(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
-        let bytes = u32::try_from(bytes).expect("bodies are bounded far below");
-        match self.bodies.try_acquire_many(bytes) {
-            Ok(room) => Some(room),
-            Err(_) => tokio::time::timeout(ROOM_TIMEOUT, self.bodies.acquire_many(bytes)).await.ok()?.ok(),
+    /// A body and the room it takes, or `None` where there is not enough.
+    async fn read<B>(&self, mut body: B) -> Result<Option<(Vec<u8>, SemaphorePermit<'_>)>, (StatusCode, String)>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let too_large = |what: String| (StatusCode::PAYLOAD_TOO_LARGE, format!("{what}; {MAX_BODY} are the most"));
+        if let Some(announced) = body.size_hint().exact().filter(|announced| *announced > MAX_BODY as u64) {
+            return Err(too_large(format!("a body of {announced} bytes")));
         }
+        let mut read = Vec::new();
+        let mut room = self.bodies.try_acquire_many(0).expect("never closed");
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| (StatusCode::BAD_REQUEST, "the body broke off".to_owned()))?;
+            let Ok(bytes) = frame.into_data() else { continue };
+            if read.len() + bytes.len() > MAX_BODY {
+                return Err(too_large("a body of more bytes than may be".to_owned()));
+            }
+            let wanted = u32::try_from(bytes.len()).expect("bounded above");
+            let Ok(more) = self.bodies.try_acquire_many(wanted) else { return Ok(None) };
+            room.merge(more);
+            // Copied, because many small frames would each keep hyper's buffer.
+            read.extend_from_slice(&bytes);
+        }
+        Ok(Some((read, room)))
+    }
+}
+
+/// Says when a line is due about what happens many times: once for [`QUIET`].
+struct Spell {
+    clock: Arc<dyn Clock>,
+    said: Mutex<Option<Instant>>,
+}
+
+impl Spell {
+    fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, said: Mutex::new(None) }
+    }
+
+    fn begins(&self) -> bool {
+        let now = self.clock.now();
+        let mut said = self.said.lock();
+        let begins = said.is_none_or(|said| now.saturating_duration_since(said) >= QUIET);
+        if begins {
+            *said = Some(now);
+        }
+        begins
     }
 }

@@ -280,6 +280,97 @@ async fn a_slow_sender_holds_up_nobody_else() {
     end(herald).await;
 }
 
+#[tokio::test]
+async fn what_is_announced_and_never_sent_takes_no_room() {
+    let (_folder, herald) = alone().await;
+    let mut silent = Vec::new();
+    let announced = std::iter::repeat_n(MAX_BODY, 21).chain([1 << 20]).map(|bytes| format!("Content-Length: {bytes}"));
+    for header in announced.chain(std::iter::repeat_n("Transfer-Encoding: chunked".to_owned(), 22)) {
+        let mut wire = Wire::to(&herald).await;
+        wire.send(format!("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n{header}\r\n\r\n")).await;
+        let asked_to_go_on = tokio::time::timeout(Duration::from_secs(1), wire.answer()).await;
+        assert_eq!(asked_to_go_on.expect("at once").status, 100);
+        silent.push(wire);
+    }
+    let mut honest = Wire::to(&herald).await;
+    let answer = tokio::time::timeout(Duration::from_secs(1), honest.post("{}")).await.expect("at once");
+    assert_eq!(answer.status, 202);
+    drop(silent);
+    end(herald).await;
+}
+
+#[tokio::test]
+async fn bodies_that_find_no_room_give_back_what_they_took() {
+    let (_folder, herald) = alone().await;
+    let (told, mut answers) = tokio::sync::mpsc::unbounded_channel();
+    // One after another they are more than may be read at once, and none of them ends.
+    let body = vec![b'x'; MAX_BODY - 1];
+    let sent = async |body: &[u8], announced: usize| {
+        let mut wire = Wire::to(&herald).await;
+        wire.send(format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {announced}\r\n\r\n")).await;
+        // The door stops reading where there is no room.
+        let _ = wire.0.write_all(body).await;
+        wire
+    };
+    for _ in 0..23 {
+        let (mut wire, told) = (sent(&body, MAX_BODY).await, told.clone());
+        tokio::spawn(async move { told.send(wire.answer().await) });
+    }
+    let answer = tokio::time::timeout(DEADLINE, answers.recv()).await.expect("in time").expect("some are refused");
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("8")), "{}", answer.head);
+    // Before those that found room give up.
+    let event = event_of(1 << 20);
+    wait::until(Duration::from_secs(5), "room for another", || async {
+        let mut honest = sent(event.as_bytes(), event.len()).await;
+        (honest.answer().await.status == 202).then_some(())
+    })
+    .await;
+    end(herald).await;
+}
+
+#[tokio::test]
+async fn silent_connections_give_way_to_probes_and_scrapes() {
+    let (_folder, herald) = alone().await;
+    for (address, path) in [(herald.app.health, "/healthz"), (herald.app.metrics_at, "/metrics")] {
+        let first = Wire::connect(address).await;
+        let mut idle = Vec::new();
+        for _ in 0..64 {
+            idle.push(Wire::connect(address).await);
+        }
+        let closed = tokio::time::timeout(Duration::from_secs(5), first.rest()).await;
+        assert_eq!(closed.expect("sooner than its time is up"), b"");
+        let mut honest = Wire::connect(address).await;
+        let answer = tokio::time::timeout(Duration::from_secs(1), honest.ask("GET", path, "", b"")).await;
+        assert_eq!(answer.expect("at once").status, 200, "{path}");
+    }
+    end(herald).await;
+}
+
+#[tokio::test]
+async fn silent_connections_give_way() {
+    let (_folder, herald) = alone().await;
+    let mut first = Wire::to(&herald).await;
+    assert_eq!(first.post("{}").await.status, 202);
+    let mut idle = Vec::new();
+    for number in 0..1100 {
+        let mut wire = Wire::to(&herald).await;
+        match number % 3 {
+            0 => {}
+            1 => wire.send("POST / HTTP/1.1\r\nHost: ").await,
+            _ => wire.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{").await,
+        }
+        idle.push(wire);
+    }
+    let mut honest = Wire::to(&herald).await;
+    let answer = tokio::time::timeout(Duration::from_secs(1), honest.post("{}")).await.expect("at once");
+    assert_eq!(answer.status, 202);
+    let closed = tokio::time::timeout(Duration::from_secs(1), first.rest()).await;
+    assert_eq!(closed.expect("the one that was heard from longest ago is closed"), b"");
+    assert_eq!(honest.post("{}").await.status, 202, "and not the last one");
+    drop(idle);
+    end(herald).await;
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
