@@ -461,7 +461,7 @@ impl Inner {
         why.stands = fails && (canary || job.attempts + 1 >= report::PERSISTENT_AT_A_FAILING_HOST);
         let (pause, told) = match (&error, verdict(&error)) {
             (SendError::Held { pause, told, .. }, _) => (*pause, *told),
-            (_, Verdict::Later) => (verdict::later(&error, job.attempts, well), false),
+            (_, Verdict::Later) => (verdict::later(&error, job.attempts, well, || pass.turn()), false),
             // It may be longer by now: others were told too.
             (_, Verdict::Wait(pause)) => (pass.waits().unwrap_or(pause).max(verdict::backoff(job.attempts)), true),
             (_, Verdict::Park(_)) => {

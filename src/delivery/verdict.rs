@@ -102,19 +102,19 @@ pub fn backoff(attempts: u32) -> Duration {
 pub const LASTING: u32 = 20;
 
 /// The pause of a job before its next try. `well`: how long the host has answered others by now, as far as is
-/// known; nothing while it fails.
+/// known; nothing while it fails. `turn`: when it is the job's turn among those of its Provider that fail for
+/// long.
 ///
 /// What the host goes on refusing while it works is seldom mended within seconds: Gitea answers 500 for a commit
-/// that it does not have, for as long as the job is worth trying. So the span grows to 10 minutes after
-/// [`LASTING`] tries. An outage makes no pause long: not while the host fails, not before it has worked for twice
-/// as long as the pause, and not where a gateway answers or nobody does.
-pub fn later(error: &SendError, attempts: u32, well: Option<Duration>) -> Duration {
-    const LONGEST: Duration = Duration::from_secs(600);
-    let short = backoff(tries_that_count(attempts, well.is_none()));
+/// that it does not have, for as long as the job is worth trying. So after [`LASTING`] tries a Provider's jobs
+/// take turns, and the first that works wakes the others. An outage makes no pause long: not while the host
+/// fails, not before it has worked for twice as long as the pause, and not where a gateway answers or nobody does.
+pub fn later(error: &SendError, attempts: u32, well: Option<Duration>, turn: impl FnOnce() -> Duration) -> Duration {
     let answers = matches!(error, SendError::Status { status, .. } if !matches!(status.as_u16(), 502..=504));
-    let (Some(well), Some(more)) = (well.filter(|_| answers), attempts.checked_sub(LASTING)) else { return short };
-    let span = (LONGEST_BACKOFF * 2u32.pow(more.min(4) + 1)).min(LONGEST);
-    span.min(well / 2).max(LONGEST_BACKOFF).mul_f64(fastrand::f64())
+    match well {
+        Some(well) if answers && attempts >= LASTING => turn().min(LONGEST_BACKOFF.max(well / 2)),
+        _ => backoff(tries_that_count(attempts, well.is_none())),
+    }
 }
 
 /// The tries of a job that its next pause grows with. Where the host answers others, a job that failed a
@@ -337,11 +337,12 @@ mod tests {
     #[test]
     fn what_fails_for_long_waits_long_but_not_because_of_an_outage() {
         let (fault, hour) = (status(500, None, ""), Duration::from_secs(3600));
+        let turn = Duration::from_secs(600);
         let longest = |error: &SendError, attempts, well| {
-            (0..500).map(|_| later(error, attempts, well).as_secs_f64()).fold(0.0, f64::max)
+            (0..500).map(|_| later(error, attempts, well, || turn).as_secs_f64()).fold(0.0, f64::max)
         };
         let near = |seconds: f64, span: f64| (0.9 * span..=span).contains(&seconds);
-        for (attempts, span) in [(0, 1.0), (8, 8.0), (19, 20.0), (20, 40.0), (21, 80.0), (24, 600.0), (9999, 600.0)] {
+        for (attempts, span) in [(0, 1.0), (8, 8.0), (19, 20.0), (20, 600.0), (9999, 600.0)] {
             let seconds = longest(&fault, attempts, Some(hour));
             assert!(near(seconds, span), "{seconds} s after {attempts} tries");
         }

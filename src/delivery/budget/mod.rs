@@ -37,6 +37,11 @@ use crate::outbox::Standing;
 /// How long a Provider that finds no room is left aside; it is asked again sooner when there is some.
 const NO_ROOM: Duration = Duration::from_secs(1);
 
+/// How far apart the jobs of a Provider are tried that failed for long, and how far ahead that is said: beyond,
+/// chance decides.
+const BETWEEN_TURNS: Duration = Duration::from_secs(10);
+const LAST_TURN: Duration = Duration::from_secs(600);
+
 /// The budgets of all.
 pub struct Budget {
     clock: Arc<dyn Clock>,
@@ -80,6 +85,8 @@ pub struct Pass {
     repository: Arc<str>,
     /// See [`Caller::is_minted`].
     is_minted: bool,
+    /// The last turn that was given: see [`Pass::turn`].
+    turn: Mutex<Option<Instant>>,
     account: Arc<Mutex<Account>>,
     host: Arc<Mutex<Host>>,
     /// Requests that were answered well.
@@ -160,7 +167,8 @@ impl Budget {
         let (provider, repository) = (identity.provider.clone(), identity.repository.clone());
         let (is_minted, well) = (identity.is_minted, AtomicU64::new(0));
         let (clock, version) = (self.clock.clone(), identity.version);
-        Arc::new(Pass { clock, provider, version, repository, is_minted, account, host, well })
+        let turn = Mutex::default();
+        Arc::new(Pass { clock, provider, version, repository, is_minted, turn, account, host, well })
     }
 
     /// What vendors say is left of their limits, by host: of several credentials there, the least. Hosts
@@ -299,6 +307,19 @@ impl Pass {
     /// Whether the host is left alone but for canaries, and whether one is under way.
     pub fn host_fails(&self) -> (bool, bool) {
         self.host.lock().fails()
+    }
+
+    /// When it is the turn of a job that failed for long: however many they are, one is tried every 10 s.
+    pub fn turn(&self) -> Duration {
+        let now = self.clock.now();
+        let mut last = self.turn.lock();
+        let next = last.map_or(now, |last| last.max(now)) + BETWEEN_TURNS;
+        let pause = next - now;
+        if pause > LAST_TURN {
+            return BETWEEN_TURNS + (LAST_TURN - BETWEEN_TURNS).mul_f64(fastrand::f64());
+        }
+        *last = Some(next);
+        pause
     }
 
     /// How long the host has worked since it failed last: nothing while it fails, and for ever where it never did.
@@ -526,5 +547,16 @@ mod tests {
         let other = Scene::new();
         let _pass = other.pass("one", "git.example.org", "planted-credential");
         assert!(!other.budget.accounts.lock().contains_key(&kept[0]), "the key is the process' own");
+    }
+
+    #[test]
+    fn jobs_that_fail_for_long_take_turns() {
+        let scene = Scene::new();
+        let pass = scene.pass("one", "git.example.org", "token");
+        let turns: Vec<_> = (1..=60).map(|_| pass.turn()).collect();
+        assert!(turns.iter().zip(1..).all(|(turn, number)| *turn == number * BETWEEN_TURNS), "{turns:?}");
+        assert!((0..100).all(|_| (BETWEEN_TURNS..=LAST_TURN).contains(&pass.turn())), "and no later");
+        scene.clock.turn(2 * LAST_TURN);
+        assert_eq!([pass.turn(), pass.turn()], [BETWEEN_TURNS, 2 * BETWEEN_TURNS], "what is past is past");
     }
 }
