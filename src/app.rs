@@ -81,6 +81,7 @@ impl App {
     /// As [`App::start`].
     pub async fn start_by(clock: Arc<dyn Clock>, cli: &Cli, source: Source) -> anyhow::Result<Self> {
         crate::install_tls_provider();
+        cli.check_election().map_err(anyhow::Error::msg)?;
         let namespace = match (cli.watch_all_namespaces, &cli.runtime_namespace) {
             (true, _) => None,
             (false, Some(namespace)) if !namespace.is_empty() => Some(namespace.clone()),
@@ -522,7 +523,17 @@ async fn tell_delivery(stores: Arc<Stores>, resolver: Arc<Resolver>, delivery: D
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[tokio::test]
+    async fn an_election_that_cannot_work_is_no_start() {
+        let flags = ["herald", "--enable-leader-election", "--leader-election-retry-period=0s"];
+        let error = App::start(&Cli::parse_from(flags), Source::Manifests(PathBuf::new())).await.err();
+        let said = error.expect("refused").to_string();
+        assert!(said.starts_with("--leader-election-retry-period=0s"), "{said}");
+    }
 
     #[tokio::test]
     async fn another_process_is_suspected_only_where_one_can_be() {

@@ -221,6 +221,35 @@ impl Cli {
     pub fn gate(&self, name: &str) -> bool {
         self.feature_gates.iter().rfind(|gate| gate.name == name).is_some_and(|gate| gate.on)
     }
+
+    /// Whether the durations of leader election go together, by client-go's rules: a leader that gave up late would lead
+    /// beside the next one, and no pause between tries is a load on the API server. Without election they play no part.
+    ///
+    /// # Errors
+    /// Which flag has to change, and why.
+    pub fn check_election(&self) -> Result<(), String> {
+        let (lease, renew) = (self.leader_election_lease_duration, self.leader_election_renew_deadline);
+        let retry = self.leader_election_retry_period;
+        if !self.enable_leader_election {
+            return Ok(());
+        }
+        if retry.is_zero() {
+            return Err("--leader-election-retry-period=0s is no pause; it must be longer".to_owned());
+        }
+        if renew.as_nanos() * 10 <= retry.as_nanos() * 12 {
+            return Err(format!(
+                "--leader-election-renew-deadline={renew:?} must be longer than 1.2 times \
+                 --leader-election-retry-period={retry:?}"
+            ));
+        }
+        if lease <= renew {
+            return Err(format!(
+                "--leader-election-lease-duration={lease:?} must be longer than \
+                 --leader-election-renew-deadline={renew:?}"
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// What to do instead of running.
@@ -308,6 +337,39 @@ mod tests {
         .expect("accepted");
         assert!(cli.watch_all_namespaces && cli.enable_leader_election && !cli.no_cross_namespace_refs);
         assert_eq!(cli.rate_limit_interval, Duration::from_secs(90));
+    }
+
+    #[test]
+    fn durations_of_an_election_go_together_or_the_flag_is_named() {
+        let check = |election: bool, [lease, renew, retry]: [&str; 3]| {
+            let flags = [
+                format!("--enable-leader-election={election}"),
+                format!("--leader-election-lease-duration={lease}"),
+                format!("--leader-election-renew-deadline={renew}"),
+                format!("--leader-election-retry-period={retry}"),
+            ];
+            Cli::try_parse_from(["herald".to_owned()].into_iter().chain(flags)).expect("accepted").check_election()
+        };
+        for (durations, wrong) in [
+            (["35s", "30s", "5s"], None),
+            (["15s", "10s", "2s"], None),
+            (["2s", "1.2001s", "1s"], None),
+            (["120s", "60s", "1ms"], None),
+            (["35s", "30s", "0s"], Some("retry-period")),
+            (["0s", "0s", "0s"], Some("retry-period")),
+            (["35s", "0s", "5s"], Some("renew-deadline")),
+            (["35s", "5s", "5s"], Some("renew-deadline")),
+            (["35s", "6s", "5s"], Some("renew-deadline")),
+            (["30s", "30s", "5s"], Some("lease-duration")),
+            (["0s", "30s", "5s"], Some("lease-duration")),
+            (["35s", "36s", "5s"], Some("lease-duration")),
+        ] {
+            let said = check(true, durations).err();
+            let named = said.as_deref().map(|said| said.split('=').next().unwrap_or_default());
+            assert_eq!(named, wrong.map(|flag| format!("--leader-election-{flag}")).as_deref(), "{durations:?}");
+            assert_eq!(check(false, durations), Ok(()), "{durations:?} without election");
+        }
+        Cli::parse_from(["herald", "--enable-leader-election"]).check_election().expect("the defaults work");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! | 405 | not a POST |
 //! | 413 | more than 3 MiB |
 //! | 429 | every Alert that matched was told this within the interval; never for overload, because senders take it for "delivered" |
-//! | 431 | more than 100 headers, or 256 KiB of them |
+//! | 431 | more than 100 headers, or 260 KiB of them |
 //! | 503 | not synced yet, or no room in memory or in the outbox: come again in 8 s |
 //!
 //! Bodies are always empty: senders leave a body unread, which pins their connection.
@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_LENGTH, HeaderValue, RETRY_AFTER};
-use http::{Method, Request, Response, StatusCode};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, HeaderValue, RETRY_AFTER};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Body;
 use parking_lot::Mutex;
@@ -124,6 +124,9 @@ impl Door {
             StatusCode::METHOD_NOT_ALLOWED => {
                 headers.insert(ALLOW, HeaderValue::from_static("POST"));
             }
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             _ => {}
         }
         response
@@ -141,6 +144,11 @@ impl Door {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        let headers = header_bytes(request.headers());
+        if headers > MAX_HEADERS {
+            let why = format!("{headers} bytes of headers; {MAX_HEADERS} are the most");
+            return Err((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why));
+        }
         if request.method() != Method::POST {
             let why = format!("{} is not how events are sent; POST them", request.method());
             return Err((StatusCode::METHOD_NOT_ALLOWED, why));
@@ -184,6 +192,12 @@ impl Door {
         }
         Ok(Some((read, room)))
     }
+}
+
+/// What the headers took on the wire. hyper counts only while they are not whole, which says nothing of those that came at a
+/// stroke; a path of more than 64 KiB it never takes.
+fn header_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + ": \r\n".len() + value.len()).sum()
 }
 
 /// Says when a line is due about what happens many times: once for [`QUIET`].

@@ -196,6 +196,13 @@ async fn more_headers_than_may_be_end_the_connection() {
     wire.send(format!("POST / HTTP/1.1\r\nHost: h\r\n{}", filler(300 << 10))).await;
     assert_eq!(wire.answer().await.status, 431);
     assert_eq!(wire.rest().await, b"");
+
+    // Headers that are there whole before anybody looks are no smaller for that.
+    let mut whole = Wire::to(&herald).await;
+    whole.send(format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n{}\r\n{{}}", filler(300 << 10))).await;
+    let answer = whole.answer().await;
+    assert_eq!((answer.status, answer.header("content-length")), (431, Some("0")), "{}", answer.head);
+    assert_eq!(whole.rest().await, b"");
     end(herald).await;
 }
 
