@@ -213,6 +213,11 @@ fn everything(vendor: usize) -> Vec<Fault> {
     vec![kinds[vendor].clone().every(1)]
 }
 
+/// Vendors are read as ever, and take nothing.
+fn writes(_vendor: usize) -> Vec<Fault> {
+    vec![Fault::answer(500).writes().every(1)]
+}
+
 /// Every answer of a vendor is a refusal that stands until somebody does something.
 fn refusals(vendor: usize) -> Vec<Fault> {
     let kinds: [Fault; VENDORS.len()] = [
@@ -258,6 +263,16 @@ async fn an_outage_leaves_no_wrong_colour() {
     let (changes_each, seconds) = if long() { (20, 600) } else { (2, 30) };
     let lasting = Duration::from_secs(seconds);
     endure(Form { objects: 500, changes_each, lasting, faults: everything, kills: false, mend: |_| None, late: false })
+        .await;
+}
+
+/// The host works, as far as anybody can tell from what it answers to a look; so nothing holds back each single job,
+/// and its pauses grow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_of_writes_leaves_no_wrong_colour() {
+    let (changes_each, seconds) = if long() { (8, 420) } else { (2, 15) };
+    let lasting = Duration::from_secs(seconds);
+    endure(Form { objects: 500, changes_each, lasting, faults: writes, kills: false, mend: |_| None, late: false })
         .await;
 }
 
