@@ -214,7 +214,9 @@ async fn senders_come_again_until_the_alerts_are_known() {
     herald::install_tls_provider();
     let config = kube::Config::new(url.parse().expect("an address"));
     let client = kube::Client::try_from(config).expect("a client");
-    let flags = ["herald", "--events-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0"];
+    // Not the default path, which another run of this test may hold.
+    let flags = ["herald", "--outbox-path=", "--events-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0"];
+    let flags = flags.into_iter().chain(["--metrics-addr=127.0.0.1:0"]);
     let app = App::start(&Cli::parse_from(flags), Source::Cluster(client.into())).await.expect("Herald starts");
 
     let mut wire = Wire::connect(app.events).await;
