@@ -786,17 +786,21 @@ async fn a_write_that_lands_late_does_not_stay_on_top() {
 async fn what_lands_late_is_found_by_the_next_process_too() {
     for newer in [false, true] {
         let (clock, dir) = (TurnedClock::new(), tempfile::tempdir().expect("a folder"));
-        let open = || {
-            let options = outbox::Options {
-                path: dir.path().join("outbox.db"),
-                max_bytes: 64 << 20,
-                retention: Duration::from_secs(3600),
-                limits: outbox::Limits::default(),
-                sync_delay: Duration::ZERO,
-            };
-            Arc::new(DurableOutbox::open(options, clock.clone()).expect("it opens"))
+        let options = || outbox::Options {
+            path: dir.path().join("outbox.db"),
+            max_bytes: 64 << 20,
+            retention: Duration::from_secs(3600),
+            limits: outbox::Limits::default(),
+            sync_delay: Duration::ZERO,
         };
-        let (forge, herald) = late("github", open(), clock.clone()).await;
+        // Whoever had it last may not be through with closing it.
+        let open = async || {
+            wait::until_ok(DEADLINE, "the file to be free", || async {
+                DurableOutbox::open(options(), clock.clone()).map(Arc::new).map_err(|error| error.to_string())
+            })
+            .await
+        };
+        let (forge, herald) = late("github", open().await, clock.clone()).await;
         let event = kustomization_event("web", &sha(1));
         herald.post(&event.clone().failed("BuildFailed").version(1)).await;
         herald.requests(&forge, 2).await;
@@ -807,7 +811,7 @@ async fn what_lands_late_is_found_by_the_next_process_too() {
         herald.put_off(1).await;
         let folder = herald.end().await;
 
-        let herald = Turned::reading(open(), clock.clone(), folder);
+        let herald = Turned::reading(open().await, clock.clone(), folder);
         if newer {
             herald.post(&event.clone().version(2)).await;
         }
