@@ -26,9 +26,7 @@ struct GitHub {
     target: Target,
     repository: Url,
     /// What every request has, with the `Authorization` of a token; an App's comes with each request.
-    reads: HeaderMap,
-    /// The same for one with a body.
-    writes: HeaderMap,
+    headers: HeaderMap,
 }
 
 pub(super) fn build(mut target: Target) -> Result<Service, BuildError> {
@@ -53,17 +51,14 @@ pub(super) fn build(mut target: Target) -> Result<Service, BuildError> {
             Some(sensitive(&bearer).ok_or_else(forge::unusable_token)?)
         }
     };
-    let reads: HeaderMap = [
+    let headers: HeaderMap = [
         (ACCEPT, HeaderValue::from_static("application/vnd.github.v3+json")),
         (HeaderName::from_static("x-github-api-version"), HeaderValue::from_static("2022-11-28")),
     ]
     .into_iter()
     .chain(authorization.map(|authorization| (AUTHORIZATION, authorization)))
     .collect();
-    let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let mut writes: HeaderMap = [json].into_iter().collect();
-    writes.extend(reads.clone());
-    Ok(Service::Statuses(Box::new(GitHub { target, repository, reads, writes })))
+    Ok(Service::Statuses(Box::new(GitHub { target, repository, headers })))
 }
 
 /// Where the API is. github.com and GHE.com have a host of their own for it; a server serves it
@@ -109,7 +104,7 @@ impl Statuses for GitHub {
         forge::read_pages(&self.target, WORDING, move |page| {
             let page = if page == 1 { String::new() } else { format!("&page={page}") };
             let url = self.url(&["commits/", &status.commit, STATUSES, &page]);
-            Request { headers: self.reads.clone(), ..Request::get(url) }
+            Request { headers: self.headers.clone(), ..Request::get(url) }
         })
         .boxed()
     }
@@ -119,7 +114,9 @@ impl Statuses for GitHub {
             Body { state: Words::GITHUB.of(status.state), description: &status.description, context: &status.name };
         let body = serde_json::to_vec(&body).expect("text always encodes");
         let url = self.url(&["statuses/", &status.commit]);
-        let request = Request { method: Method::POST, url, headers: self.writes.clone(), body: body.into() };
+        let mut headers = self.headers.clone();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let request = Request { method: Method::POST, url, headers, body: body.into() };
         async move { self.target.send(request).await?.json::<IgnoredAny>().map(drop) }.boxed()
     }
 }
