@@ -14,6 +14,11 @@ pub trait Clock: Send + Sync + 'static {
     fn wall(&self) -> jiff::Timestamp;
 }
 
+/// A pause that begins with `first`, and doubles with each time after that up to `longest`.
+pub fn doubling(first: Duration, longest: Duration, times: u32) -> Duration {
+    first.saturating_mul(1 << times.min(16)).min(longest)
+}
+
 /// The system's clock.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemClock;

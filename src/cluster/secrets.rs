@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use super::Stores;
 use crate::api::Key;
+use crate::clock::doubling;
 use crate::view::{SecretData, SecretView};
 
 /// Reads under way at once. Herald allows itself 16 connections to the API server, and the client
@@ -102,8 +103,9 @@ impl Reader {
             if std::mem::replace(&mut failing.waits, true) {
                 return;
             }
+            let pause = doubling(RETRY, LONGEST_RETRY, failing.times);
             failing.times += 1;
-            RETRY.saturating_mul(1 << (failing.times - 1).min(16)).min(LONGEST_RETRY)
+            pause
         };
         let (stores, failing) = (self.stores.clone(), self.failing.clone());
         tokio::spawn(async move {

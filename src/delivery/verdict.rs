@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::doubling;
 use crate::outbound::SendError;
 
 /// The next step of a job.
@@ -94,8 +95,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(20);
 /// A pause before try number `attempts` + 1: between nothing and a span that doubles from 1 s to
 /// 20 s (rule R9), so that jobs that failed together do not come back together.
 pub fn backoff(attempts: u32) -> Duration {
-    let span = Duration::from_secs(2u64.pow(attempts.min(5))).min(LONGEST_BACKOFF);
-    span.mul_f64(fastrand::f64())
+    doubling(Duration::from_secs(1), LONGEST_BACKOFF, attempts).mul_f64(fastrand::f64())
 }
 
 /// Tries after which a job that fails at a host that works waits longer: two to four minutes of them.
@@ -132,7 +132,7 @@ fn tries_that_count(attempts: u32, host_fails: bool) -> u32 {
 /// The pause of a parked job: 10 minutes, doubling to an hour. Permissions are often mended at the
 /// vendor, where Herald cannot see it.
 pub fn parked(attempts: u32) -> Duration {
-    Duration::from_secs(600) * 2u32.pow(attempts.min(3)).min(6)
+    doubling(Duration::from_secs(600), Duration::from_secs(3600), attempts)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ mod tls;
 pub use classify::{Left, SendError, asked_pause};
 pub use client::{Client, ClientError, Clients};
 pub use mask::{Masks, SHORTEST, SHORTEST_OTHER};
-pub use target::{Target, sensitive};
+pub use target::{Target, basic, sensitive};
 pub use tls::TlsConfig;
 
 use std::sync::Arc;

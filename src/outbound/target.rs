@@ -199,6 +199,12 @@ pub fn sensitive(text: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
+/// Basic authentication; `None` when the header cannot carry it.
+pub fn basic(user: &[u8], password: &[u8]) -> Option<HeaderValue> {
+    let pair = base64::engine::general_purpose::STANDARD.encode([user, b":", password].concat());
+    sensitive(&format!("Basic {pair}"))
+}
+
 impl Request {
     /// Adds an `Authorization` header.
     #[must_use]
@@ -242,9 +248,8 @@ fn outgoing(request: &Request, url: &Url) -> Result<http::Request<Full<Bytes>>, 
 
 /// The user and the password of an address, for basic authentication.
 fn user(url: &Url) -> Option<HeaderValue> {
-    let [user, password] = [url.username(), url.password().unwrap_or_default()].map(percent_decode_str);
-    let pair = [&user.collect::<Vec<_>>(), &b":"[..], &password.collect::<Vec<_>>()].concat();
-    sensitive(&format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)))
+    let plain = |text| percent_decode_str(text).collect::<Vec<_>>();
+    basic(&plain(url.username()), &plain(url.password().unwrap_or_default()))
 }
 
 async fn read(answer: &mut Answer, limit: usize) -> Result<Option<Vec<u8>>, SendError> {

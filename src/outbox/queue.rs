@@ -410,11 +410,10 @@ impl Queue {
             let waiting = self.subjects.get_mut(&subject).expect("what is ready is there");
             let head = waiting.jobs.front_mut().expect("what is ready has a head");
             (waiting.ready, waiting.claimed) = (None, true);
+            claims.push(Arc::new(head.job(waiting.taken_up)));
             head.attempts += 1;
             lane.claimed += 1;
             self.claimed += 1;
-            let (new, attempts) = (head.new.clone(), head.attempts - 1);
-            claims.push(Arc::new(Job { id: head.id, new, attempts, said: head.said, taken_up: waiting.taken_up }));
             self.take_turn(provider);
         }
         claims

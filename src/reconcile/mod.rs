@@ -18,7 +18,7 @@ pub use self::events::Events;
 use self::events::Happening;
 pub use self::writer::{ClusterWriter, LogWriter, StatusWriter, WriteError};
 use crate::api::conditions::{Condition, Desired};
-use crate::clock::Clock;
+use crate::clock::{Clock, doubling};
 use crate::cluster::{ObjectKind, ObjectRef, Observed, Reach, Stores};
 use crate::compose::{METADATA_CONFLICTS, text};
 use crate::delivery::resolve::{ResolveError, Resolved, Resolver, SECRET_NOT_READ};
@@ -161,7 +161,7 @@ impl Reconciler {
                     Err(WriteError::Retry) => {
                         self.metrics.reconcile(controller, Reconciled::Error, took);
                         let times = self.failed.entry(object.clone()).or_default();
-                        let pause = RETRY.saturating_mul(1 << (*times).min(16)).min(LONGEST_RETRY);
+                        let pause = doubling(RETRY, LONGEST_RETRY, *times);
                         *times += 1;
                         self.waiting.insert(object, self.clock.now() + pause);
                     }

@@ -15,7 +15,7 @@ use super::forge::{self, Repository, Words};
 use super::{BuildError, Listing, Service, Statuses};
 use crate::compose::{CommitStatus, Wording};
 use crate::outbound::auth::Identity;
-use crate::outbound::{Request, SendError, Target};
+use crate::outbound::{Request, SendError, Target, basic};
 
 pub(super) const WORDING: Wording = Wording { summary_is_identity: true, ..Wording::PLAIN };
 
@@ -42,7 +42,7 @@ pub(super) fn build(mut target: Target) -> Result<Service, BuildError> {
     let base = target.api_url.clone().unwrap_or(organisation);
     let repository = forge::under(&base, &[&project, "_apis", "git", "repositories", &name]);
     let authorization = match (&target.token, &target.identity) {
-        (Some(token), _) => Some(forge::basic("", token).ok_or_else(forge::unusable_token)?),
+        (Some(token), _) => Some(basic(b"", token.expose().as_bytes()).ok_or_else(forge::unusable_token)?),
         (None, Some(Identity::Azure(azure))) => {
             if !is_azure(&base) {
                 return Err(BuildError::credentials(

@@ -14,7 +14,7 @@ use super::forge::{self, Repository, Words};
 use super::{BuildError, Listing, Service, Statuses};
 use crate::compose::text::cut;
 use crate::compose::{CommitStatus, Wording};
-use crate::outbound::{Request, SendError, Target, sensitive};
+use crate::outbound::{Request, SendError, Target, basic, sensitive};
 use crate::secret::Secret;
 
 pub(super) const WORDING: Wording = Wording::PLAIN;
@@ -51,10 +51,10 @@ fn authorization(
 ) -> Result<HeaderValue, BuildError> {
     let header = match (token, username, password) {
         (Some(token), ..) => match token.expose().split_once(':') {
-            Some((user, password)) => forge::basic(user, &Secret::new(password)),
+            Some((user, password)) => basic(user.as_bytes(), password.as_bytes()),
             None => sensitive(&format!("Bearer {}", token.expose())),
         },
-        (None, Some(user), Some(password)) => forge::basic(user.expose(), password),
+        (None, Some(user), Some(password)) => basic(user.expose().as_bytes(), password.expose().as_bytes()),
         _ => {
             return Err(BuildError::credentials(
                 "the Secret of spec.secretRef has neither key token (an access token, or user:password) nor keys \

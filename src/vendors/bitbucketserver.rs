@@ -14,7 +14,7 @@ use super::forge::{self, Words};
 use super::{BuildError, Listing, Service, Statuses};
 use crate::compose::text::cut;
 use crate::compose::{CommitStatus, Wording};
-use crate::outbound::{Request, SendError, Target, sensitive};
+use crate::outbound::{Request, SendError, Target, basic, sensitive};
 
 pub(super) const WORDING: Wording = Wording::PLAIN;
 
@@ -37,7 +37,7 @@ pub(super) fn build(target: Target) -> Result<Service, BuildError> {
     })?;
     let authorization = match (&target.token, &target.username, &target.password) {
         (Some(token), ..) => sensitive(&format!("Bearer {}", token.expose())),
-        (None, Some(user), Some(password)) => forge::basic(user.expose(), password),
+        (None, Some(user), Some(password)) => basic(user.expose().as_bytes(), password.expose().as_bytes()),
         _ => {
             return Err(BuildError::credentials(
                 "the Secret of spec.secretRef has neither key token nor keys username and password",

@@ -1,14 +1,13 @@
 //! Shared by the Git hosts: repository addresses, and reading pages of statuses.
 
-use base64::Engine;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use url::{Host, Url};
 
 use super::{BuildError, Listing};
 use crate::compose::{State, Wording};
-use crate::outbound::{Request, SendError, Sent, Target, sensitive};
+use crate::outbound::{Request, SendError, Sent, Target};
 use crate::outbox::Said;
 use crate::secret::Secret;
 
@@ -179,12 +178,6 @@ pub fn token(target: &Target) -> Result<&Secret, BuildError> {
 /// A token that no HTTP header can carry.
 pub fn unusable_token() -> BuildError {
     BuildError::credentials("the token in the Secret of spec.secretRef holds characters no token has")
-}
-
-/// Basic authentication; `None` when the header cannot carry it.
-pub fn basic(user: &str, password: &Secret) -> Option<HeaderValue> {
-    let pair = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{}", password.expose()));
-    sensitive(&format!("Basic {pair}"))
 }
 
 /// A status' name as Bitbucket's key, which has 40 characters at most: SHA-1 in hex, as the peer

@@ -18,6 +18,7 @@ use herald::view::View;
 use reqwest::Method;
 use serde_json::json;
 
+use crate::outbox::options;
 use crate::proxy::Proxy;
 use crate::scene::{Scene, TOKEN, forge, git, herald, hook, token};
 use crate::support::app::{DEADLINE, Herald};
@@ -583,13 +584,7 @@ async fn a_wait_of_an_earlier_process_is_no_longer_than_any() {
     let (dir, manifests) = (tempfile::tempdir().expect("a folder"), [git("github", &forge), token()]);
     let manifests = || manifests.iter().cloned().chain([alert("status", "git")]);
     let open = |name: &str, clock: Arc<dyn Clock>| {
-        let options = outbox::Options {
-            path: dir.path().join(name),
-            max_bytes: 64 << 20,
-            retention: Duration::from_secs(3600),
-            limits: outbox::Limits::default(),
-            sync_delay: Duration::ZERO,
-        };
+        let options = options(dir.path().join(name), outbox::Limits::default());
         Arc::new(DurableOutbox::open(options, clock).expect("it opens"))
     };
     forge.fail(Fault::answer(429).header("retry-after", "3900"));
@@ -786,13 +781,7 @@ async fn a_write_that_lands_late_does_not_stay_on_top() {
 async fn what_lands_late_is_found_by_the_next_process_too() {
     for newer in [false, true] {
         let (clock, dir) = (TurnedClock::new(), tempfile::tempdir().expect("a folder"));
-        let options = || outbox::Options {
-            path: dir.path().join("outbox.db"),
-            max_bytes: 64 << 20,
-            retention: Duration::from_secs(3600),
-            limits: outbox::Limits::default(),
-            sync_delay: Duration::ZERO,
-        };
+        let options = || options(dir.path().join("outbox.db"), outbox::Limits::default());
         // Whoever had it last may not be through with closing it.
         let open = async || {
             wait::until_ok(DEADLINE, "the file to be free", || async {

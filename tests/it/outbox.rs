@@ -392,7 +392,7 @@ fn work_off(outbox: &dyn Outbox, model: &mut Model, clock: &TurnedClock) {
     assert_eq!(all.len(), count, "nothing ends twice");
 }
 
-fn options(path: PathBuf, limits: Limits) -> Options {
+pub fn options(path: PathBuf, limits: Limits) -> Options {
     let (retention, sync_delay) = (Duration::from_secs(3600), Duration::ZERO);
     Options { path, max_bytes: 64 << 20, retention, limits, sync_delay }
 }

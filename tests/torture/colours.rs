@@ -73,6 +73,14 @@ struct Form {
     late: bool,
 }
 
+impl Form {
+    /// Vendors that end their faults by themselves, and a Herald that nobody kills.
+    fn new(objects: usize, changes_each: usize, seconds: u64, faults: fn(usize) -> Vec<Fault>) -> Self {
+        let lasting = Duration::from_secs(seconds);
+        Self { objects, changes_each, lasting, faults, kills: false, mend: |_| None, late: false }
+    }
+}
+
 /// What people do once a vendor works again that refused everything.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mend {
@@ -253,17 +261,13 @@ fn manifests(vendor: &str, forge: &Forge) -> [Manifest; 3] {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_rest_every_status_is_the_last_one() {
     let (changes_each, seconds) = if long() { (20, 600) } else { (3, 50) };
-    let lasting = Duration::from_secs(seconds);
-    endure(Form { objects: 500, changes_each, lasting, faults: a_share, kills: true, mend: |_| None, late: false })
-        .await;
+    endure(Form { kills: true, ..Form::new(500, changes_each, seconds, a_share) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_leaves_no_wrong_colour() {
     let (changes_each, seconds) = if long() { (20, 600) } else { (2, 30) };
-    let lasting = Duration::from_secs(seconds);
-    endure(Form { objects: 500, changes_each, lasting, faults: everything, kills: false, mend: |_| None, late: false })
-        .await;
+    endure(Form::new(500, changes_each, seconds, everything)).await;
 }
 
 /// The host works, as far as anybody can tell from what it answers to a look; so nothing holds back each single job,
@@ -271,24 +275,20 @@ async fn an_outage_leaves_no_wrong_colour() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_of_writes_leaves_no_wrong_colour() {
     let (changes_each, seconds) = if long() { (8, 420) } else { (2, 15) };
-    let lasting = Duration::from_secs(seconds);
-    endure(Form { objects: 500, changes_each, lasting, faults: writes, kills: false, mend: |_| None, late: false })
-        .await;
+    endure(Form::new(500, changes_each, seconds, writes)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_done_late_leaves_no_wrong_colour() {
     let (objects, changes_each, seconds) = if long() { (500, 12, 120) } else { (300, 4, 20) };
-    let lasting = Duration::from_secs(seconds);
-    endure(Form { objects, changes_each, lasting, faults: late, kills: false, mend: |_| None, late: true }).await;
+    endure(Form { late: true, ..Form::new(objects, changes_each, seconds, late) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_refused_and_is_mended_has_no_wrong_colour() {
     // Shorter than the ten minutes after which a canary finds out that all was mended.
     let (objects, changes_each, seconds) = if long() { (500, 20, 300) } else { (300, 2, 20) };
-    let lasting = Duration::from_secs(seconds);
-    endure(Form { objects, changes_each, lasting, faults: refusals, kills: false, mend: mended, late: false }).await;
+    endure(Form { mend: mended, ..Form::new(objects, changes_each, seconds, refusals) }).await;
 }
 
 async fn endure(form: Form) {
