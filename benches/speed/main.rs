@@ -5,6 +5,7 @@
 //! does fail is a run that measured nothing, such as a program that does not start.
 
 mod burst;
+mod cluster;
 mod events;
 mod faults;
 mod matching;
@@ -14,6 +15,9 @@ mod programs;
 mod relay;
 mod table;
 mod traffic;
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -49,7 +53,7 @@ const GROWN: usize = 20_000;
 /// Measures Herald and prints one table.
 #[derive(Clone, Debug, Parser)]
 struct Options {
-    /// What to measure; everything when none is named.
+    /// What to measure; everything but `cluster` when none is named.
     parts: Vec<Part>,
 
     /// Rounds of traffic for each program, after one that is not counted.
@@ -99,6 +103,8 @@ enum Part {
     Burst,
     /// Events while a vendor fails or takes its time, and while the disk does.
     Faults,
+    /// Memory and start on a real kube-apiserver with many Alerts; builds the test servers at first.
+    Cluster,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -127,6 +133,10 @@ fn main() -> anyhow::Result<()> {
     if wanted(Part::Faults) {
         let faults = faults::measure(&mut table);
         runtime.block_on(async { tokio::time::timeout(DEADLINE, faults).await })??;
+    }
+    if options.parts.contains(&Part::Cluster) {
+        let cluster = cluster::measure(&options, &mut table);
+        runtime.block_on(async { tokio::time::timeout(DEADLINE, cluster).await })??;
     }
     println!("{table}");
     Ok(())

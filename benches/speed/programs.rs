@@ -19,6 +19,8 @@ const GUARD: &str = "read -r _; kill -KILL $1";
 pub struct Program {
     /// Where it takes events.
     pub door: SocketAddr,
+    /// Where its probes are, once the log names the address.
+    pub probes: Option<SocketAddr>,
     child: Child,
     guard: Child,
 }
@@ -43,6 +45,18 @@ impl Program {
         Self::start(command, &manifests.with_extension("log")).await
     }
 
+    /// Herald in the cluster that `kubeconfig` names; its outbox and log are in `dir`.
+    pub async fn herald_in(kubeconfig: PathBuf, other: Option<&Path>, dir: &Path) -> anyhow::Result<Self> {
+        let mut command = Command::new(other.unwrap_or(env!("CARGO_BIN_EXE_herald").as_ref()));
+        command
+            .args(["--events-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0"])
+            .arg("--outbox-path")
+            .arg(dir.join("cluster.db"))
+            .env("KUBECONFIG", kubeconfig)
+            .env("RUNTIME_NAMESPACE", "flux-system");
+        Self::start(command, &dir.join("cluster.log")).await
+    }
+
     /// The bare relay in front of `vendor`.
     pub async fn relay(dir: &Path, vendor: SocketAddr) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
@@ -59,19 +73,21 @@ impl Program {
             .spawn()
             .with_context(|| format!("{:?}", command.get_program()))?;
         let guard = Command::new("sh").args(["-c", GUARD, "sh", &child.id().to_string()]).stdin(Stdio::piped()).spawn();
-        let mut program = Self { door: SocketAddr::from(([127, 0, 0, 1], 0)), child, guard: guard.context("sh")? };
-        program.door = program.started(log.to_owned()).await?;
+        let door = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut program = Self { door, probes: None, child, guard: guard.context("sh")? };
+        (program.door, program.probes) = program.started(log.to_owned()).await?;
         Ok(program)
     }
 
-    /// Waits for the log's line about the door, and then for the door to answer.
-    async fn started(&mut self, log: PathBuf) -> anyhow::Result<SocketAddr> {
+    /// Waits for the log's line that names the addresses: for events, and for probes.
+    async fn started(&mut self, log: PathBuf) -> anyhow::Result<(SocketAddr, Option<SocketAddr>)> {
         let begun = Instant::now();
         loop {
             let text = std::fs::read_to_string(&log)?;
             let line = text.lines().find(|line| line.contains("\"msg\":\"started\""));
-            if let Some(door) = line.and_then(|line| line.split("\"events\":\"").nth(1)?.split('"').next()) {
-                return Ok(door.parse()?);
+            let field = |name: &str| line?.split(&format!("\"{name}\":\"")).nth(1)?.split('"').next();
+            if let Some(door) = field("events") {
+                return Ok((door.parse()?, field("health").map(str::parse).transpose()?));
             }
             if begun.elapsed() > START || self.child.try_wait()?.is_some() {
                 bail!("the program did not start:\n{text}");
