@@ -19,14 +19,14 @@ mod verdict;
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use self::budget::{Pass, Ticket};
+use self::budget::{Pass, Share, Shares, Ticket};
 use self::listings::Listings;
 use self::places::Places;
 use self::report::{Telling, Why, about_provider};
@@ -95,7 +95,8 @@ struct Inner {
     strays: Strays,
     telling: Telling,
     wake: Notify,
-    under_way: AtomicUsize,
+    /// Jobs under way.
+    under_way: Arc<Mutex<Shares>>,
     /// How often the delivery of a job panicked, where it did.
     panics: Mutex<HashMap<JobId, u32>>,
     /// Told after each round of claims, for [`Delivery::drain`].
@@ -151,7 +152,7 @@ impl Delivery {
             strays: Strays::default(),
             telling: Telling::default(),
             wake: Notify::new(),
-            under_way: AtomicUsize::new(0),
+            under_way: Arc::default(),
             panics: Mutex::default(),
             round: Notify::new(),
             stopping: AtomicBool::new(false),
@@ -225,9 +226,8 @@ impl Delivery {
             if now >= look {
                 look = if inner.expire() { now } else { now + LOOK };
             }
-            for (job, ticket) in inner.claim() {
-                inner.under_way.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(self.clone().carry(job, ticket));
+            for (job, leave) in inner.claim() {
+                tokio::spawn(self.clone().carry(job, leave));
             }
             inner.round.notify_one();
             let due = inner.outbox.next_due().map_or(look, |due| due.min(look));
@@ -260,8 +260,9 @@ impl Delivery {
     }
 
     /// One job, one try, whatever happens in it.
-    async fn carry(self, job: Arc<Job>, ticket: Option<Ticket>) {
+    async fn carry(self, job: Arc<Job>, leave: Option<Leave>) {
         let inner = &self.0;
+        let (ticket, share) = leave.map(|Leave { ticket, share }| (ticket, share)).unzip();
         let view = inner.view.provider_by_uid(job.new.subject.provider());
         let before = view.as_ref().map(|view| view.version);
         let wrote = AtomicBool::new(false);
@@ -293,9 +294,16 @@ impl Delivery {
             freed.release.iter().for_each(|provider| inner.outbox.release(provider));
             freed.wake.iter().for_each(|provider| inner.outbox.wake(provider));
         }
-        inner.under_way.fetch_sub(1, Ordering::SeqCst);
+        let freed = share.map(Share::end).unwrap_or_default();
+        freed.iter().for_each(|provider| inner.outbox.release(provider));
         self.wake();
     }
+}
+
+/// Leave for one job to send requests.
+struct Leave {
+    ticket: Ticket,
+    share: Share,
 }
 
 impl Inner {
@@ -337,36 +345,52 @@ impl Inner {
     }
 
     /// Claims what may go out now, each with leave for it.
-    fn claim(&self) -> Vec<(Arc<Job>, Option<Ticket>)> {
-        let room = MAX_UNDER_WAY.saturating_sub(self.under_way.load(Ordering::SeqCst));
+    fn claim(&self) -> Vec<(Arc<Job>, Option<Leave>)> {
+        let room = MAX_UNDER_WAY.saturating_sub(self.under_way.lock().total());
         let now = self.clock.now();
-        let (mut claims, mut tickets) = (Vec::new(), Vec::new());
+        let (mut claims, mut leaves) = (Vec::new(), Vec::new());
         loop {
             let mut unresolved = Vec::new();
             let jobs = self.outbox.claim_if(now, room - claims.len(), &mut |provider| {
-                let ticket = match self.view.provider_by_uid(provider).map(|view| (self.resolver.pass(&view), view)) {
+                let leave = match self.view.provider_by_uid(provider).map(|view| (self.resolver.pass(&view), view)) {
                     // Nothing is made under the outbox's lock.
                     Some((None, view)) => {
                         unresolved.push(view);
                         return Err(now + UNSYNCED);
                     }
-                    Some((Some(Some(pass)), view)) if !view.provider.spec.suspend => Some(pass.admit()?),
+                    Some((Some(Some(pass)), view)) if !view.provider.spec.suspend => {
+                        Some(self.leave(&view.provider.meta.key.namespace, &pass, now)?)
+                    }
                     // No request will be made.
                     _ => None,
                 };
-                let pick = if ticket.as_ref().is_some_and(Ticket::is_canary) { Pick::Longest } else { Pick::First };
-                tickets.push(ticket);
-                Ok(pick)
+                let canary = leave.as_ref().is_some_and(|leave| leave.ticket.is_canary());
+                leaves.push(leave);
+                Ok(if canary { Pick::Longest } else { Pick::First })
             });
             claims.extend(jobs);
             if unresolved.is_empty() {
-                return claims.into_iter().zip(tickets).collect();
+                return claims.into_iter().zip(leaves).collect();
             }
             for view in unresolved {
                 let _ = self.ready(&view);
                 self.outbox.release(&view.provider.meta.uid);
             }
         }
+    }
+
+    /// Leave for a job of a Provider, within the share of its namespace.
+    fn leave(&self, namespace: &Arc<str>, pass: &Arc<Pass>, now: Instant) -> Result<Leave, Instant> {
+        {
+            let mut under_way = self.under_way.lock();
+            if !under_way.has_room(namespace, MAX_UNDER_WAY) {
+                under_way.wait(namespace, pass.provider());
+                pass.pass_over();
+                return Err(now + budget::NO_ROOM);
+            }
+        }
+        let ticket = pass.admit()?;
+        Ok(Leave { ticket, share: Share::begin(&self.under_way, namespace) })
     }
 
     /// What a Provider says things by.

@@ -206,7 +206,7 @@ impl Resolver {
             _ => None,
         };
         let caller = Known { secrets: [&secret, &certs], identity: identity.as_ref(), address: &address, is_public };
-        let route = Route { tls: &tls, proxy: proxy.as_ref(), timeout };
+        let route = Route { tls: &tls, proxy: proxy.as_ref() };
         let pass = self.pass_of(view, is_status, &caller, api_url.as_ref(), &route);
         let target = Target {
             address,
@@ -278,18 +278,24 @@ impl Resolver {
         let text = |secret: Option<&Secret>| secret.map_or("", |secret| secret.expose()).to_owned();
         let (ca, proxy) = (text(route.tls.ca.as_ref()), text(route.proxy));
         let certificate = text(route.tls.identity.as_ref().map(|(certificate, _)| certificate));
-        let timeout = route.timeout.as_millis().to_string();
         let append = if route.tls.append_system_roots { "append" } else { "" };
-        let route = [&ca, &proxy, &certificate, &timeout, append].map(str::as_bytes);
+        let route = [&ca, &proxy, &certificate, append].map(str::as_bytes);
+        // Statuses of a server are one service, whoever writes them; each hook is one of its own.
+        let service = match origin {
+            Some(base) if is_status => format!("statuses of {base}"),
+            _ => format!("hook {}", address.expose()),
+        };
         let path = repository.as_ref().filter(|_| is_status).map(|repository| repository.path.as_str());
         self.budget.pass(&Caller {
             provider: view.provider.meta.uid.clone(),
+            namespace: view.provider.meta.key.namespace.clone(),
             version: view.version,
             host,
             is_public: caller.is_public,
             credential: &credential,
             is_minted: caller.identity.is_some(),
             route: &route,
+            service: service.as_bytes(),
             repository: path.unwrap_or_default().into(),
         })
     }
@@ -497,7 +503,6 @@ struct Known<'a> {
 struct Route<'a> {
     tls: &'a TlsConfig,
     proxy: Option<&'a Secret>,
-    timeout: Duration,
 }
 
 /// Paths are joined to it, so it ends in a slash.

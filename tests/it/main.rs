@@ -30,3 +30,4 @@ mod operate;
 mod order;
 mod outbox;
 mod tables;
+mod tenants;

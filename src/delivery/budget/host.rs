@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::shares::Shares;
 use super::{Freed, NO_ROOM};
 use crate::outbound::SendError;
 
@@ -29,12 +30,19 @@ const CANARY: Duration = Duration::from_secs(10);
 /// Whose turn it is not is asked again after this: all others in the line are within [`NO_ROOM`].
 const NOT_ITS_TURN: Duration = Duration::from_secs(2);
 
-/// A host, by one way.
+/// Whose job it is.
+#[derive(Clone, Copy)]
+pub(super) struct Owner<'a> {
+    pub provider: &'a Arc<str>,
+    pub namespace: &'a Arc<str>,
+}
+
+/// A service at a host, by one route.
 #[derive(Debug)]
 pub(super) struct Host {
     against: u32,
     room: usize,
-    under_way: usize,
+    under_way: Shares,
     /// It fails; the next canary goes out then.
     canary_at: Option<Instant>,
     canary: bool,
@@ -46,6 +54,9 @@ pub(super) struct Host {
     asked: HashSet<Arc<str>>,
     /// Providers that failed here.
     failed: HashSet<Arc<str>>,
+    /// Namespaces that failed here since it worked last. What others say of it holds for no other namespace:
+    /// their requests may be such that no host answers them.
+    namespaces: HashSet<Arc<str>>,
     /// It failed until just now: those who wait for it are to be told.
     recovered: bool,
     /// How often it worked again, and when it did so last.
@@ -58,13 +69,14 @@ impl Default for Host {
         Self {
             against: 0,
             room: FIRST_PER_HOST,
-            under_way: 0,
+            under_way: Shares::default(),
             canary_at: None,
             canary: false,
             fails_with: None,
             waiting: Line::default(),
             asked: HashSet::new(),
             failed: HashSet::new(),
+            namespaces: HashSet::new(),
             recovered: false,
             recoveries: 0,
             recovered_at: None,
@@ -77,9 +89,13 @@ impl Host {
     ///
     /// # Errors
     /// Not before then.
-    pub fn has_room(&mut self, provider: &Arc<str>, now: Instant) -> Result<(), Instant> {
+    pub fn has_room(&mut self, owner: Owner<'_>, now: Instant) -> Result<(), Instant> {
+        let Owner { provider, namespace } = owner;
+        if self.is_free(namespace) {
+            return Ok(());
+        }
         if let Some(at) = self.canary_at {
-            self.waiting.join(provider);
+            self.waiting.join(owner);
             if self.canary || at > now {
                 return Err(at.max(now + NO_ROOM));
             }
@@ -91,11 +107,18 @@ impl Host {
             if !self.waiting.is_first(provider) {
                 return Err(now + NOT_ITS_TURN);
             }
-        } else if self.under_way >= self.room {
-            self.waiting.join(provider);
+        } else if self.under_way.total() >= self.room {
+            self.waiting.join(owner);
             return Err(now + NO_ROOM);
         }
         Ok(())
+    }
+
+    /// Whether a namespace needs neither room nor a turn: it has nearly nothing under way, and the host did not
+    /// fail for it.
+    fn is_free(&self, namespace: &Arc<str>) -> bool {
+        let fails = self.canary_at.is_some() && self.namespaces.contains(namespace);
+        !fails && self.under_way.is_guaranteed(namespace)
     }
 
     /// A Provider has no use for its turn.
@@ -104,12 +127,12 @@ impl Host {
     }
 
     /// A job that there is room for goes there; whether it is a canary.
-    pub fn begin(&mut self, provider: &Arc<str>, now: Instant) -> bool {
-        self.under_way += 1;
-        let canary = self.canary_at.is_some();
+    pub fn begin(&mut self, owner: Owner<'_>, now: Instant) -> bool {
+        let canary = self.canary_at.is_some() && !self.is_free(owner.namespace);
+        self.under_way.begin(owner.namespace);
         if canary {
             // It joins the line anew, at its end, when it is asked again.
-            self.waiting.leave(provider);
+            self.waiting.leave(owner.provider);
             self.asked.clear();
             self.canary = true;
             self.canary_at = Some(now);
@@ -118,8 +141,8 @@ impl Host {
     }
 
     /// Whether a job may go there by then, as far as is known.
-    pub fn may_go_by(&self, by: Instant) -> bool {
-        self.canary_at.is_none_or(|at| at <= by)
+    pub fn may_go_by(&self, namespace: &Arc<str>, by: Instant) -> bool {
+        self.canary_at.is_none_or(|at| at <= by) || self.is_free(namespace)
     }
 
     /// Rises whenever it works again: what was put off because it failed may go.
@@ -144,7 +167,7 @@ impl Host {
     }
 
     /// A request was answered or not; `told`: the answer named a wait.
-    pub fn answered(&mut self, error: Option<&SendError>, told: bool, provider: &Arc<str>, now: Instant) {
+    pub fn answered(&mut self, error: Option<&SendError>, told: bool, owner: Owner<'_>, now: Instant) {
         let against = match error {
             None => 0,
             // It had enough of somebody, which says nothing of how it fares.
@@ -161,6 +184,7 @@ impl Host {
         if against == 0 {
             self.against = 0;
             self.fails_with = None;
+            self.namespaces.clear();
             if self.canary_at.take().is_some() {
                 self.recovered = true;
                 self.recoveries += 1;
@@ -172,7 +196,8 @@ impl Host {
             self.room = (self.room + 1).min(MOST_PER_HOST);
             return;
         }
-        self.failed.insert(provider.clone());
+        self.failed.insert(owner.provider.clone());
+        self.namespaces.insert(owner.namespace.clone());
         self.against = (self.against + against).min(FAILS);
         if self.against >= FAILS {
             self.room = FIRST_PER_HOST;
@@ -184,8 +209,8 @@ impl Host {
     }
 
     /// A job ended, which [`Host::begin`] said was a `canary` or not.
-    pub fn end(&mut self, canary: bool, freed: &mut Freed) {
-        self.under_way -= 1;
+    pub fn end(&mut self, canary: bool, namespace: &Arc<str>, freed: &mut Freed) {
+        self.under_way.end(namespace);
         if canary {
             self.canary = false;
         }
@@ -194,7 +219,10 @@ impl Host {
             self.asked.clear();
             freed.wake.extend(self.failed.drain());
         } else if self.canary_at.is_none() {
-            freed.release.extend(self.waiting.take(self.room.saturating_sub(self.under_way)));
+            freed.release.extend(self.waiting.take(self.room.saturating_sub(self.under_way.total())));
+        }
+        if self.is_free(namespace) {
+            freed.release.extend(self.waiting.take_of(namespace));
         }
     }
 }
@@ -203,17 +231,18 @@ impl Host {
 #[derive(Debug, Default)]
 struct Line {
     places: HashMap<Arc<str>, u64>,
-    order: BTreeMap<u64, Arc<str>>,
+    /// Each with its namespace.
+    order: BTreeMap<u64, (Arc<str>, Arc<str>)>,
     last: u64,
 }
 
 impl Line {
     /// Who is there already keeps its place.
-    fn join(&mut self, provider: &Arc<str>) {
+    fn join(&mut self, Owner { provider, namespace }: Owner<'_>) {
         if !self.places.contains_key(provider) {
             self.last += 1;
             self.places.insert(provider.clone(), self.last);
-            self.order.insert(self.last, provider.clone());
+            self.order.insert(self.last, (provider.clone(), namespace.clone()));
         }
     }
 
@@ -222,12 +251,12 @@ impl Line {
     }
 
     fn is_first(&self, provider: &Arc<str>) -> bool {
-        self.order.first_key_value().is_some_and(|(_, first)| first == provider)
+        self.order.first_key_value().is_some_and(|(_, (first, _))| first == provider)
     }
 
     /// Takes the first out as long as they stand before this one and are not among these.
     fn close_up(&mut self, before: &Arc<str>, but: &HashSet<Arc<str>>) {
-        while let Some((_, first)) = self.order.first_key_value()
+        while let Some((_, (first, _))) = self.order.first_key_value()
             && first != before
             && !but.contains(first)
         {
@@ -240,12 +269,20 @@ impl Line {
     fn take(&mut self, count: usize) -> Vec<Arc<str>> {
         let mut taken = Vec::new();
         while taken.len() < count
-            && let Some((_, provider)) = self.order.pop_first()
+            && let Some((_, (provider, _))) = self.order.pop_first()
         {
             self.places.remove(&provider);
             taken.push(provider);
         }
         taken
+    }
+
+    /// Takes the first of this namespace out.
+    fn take_of(&mut self, namespace: &Arc<str>) -> Option<Arc<str>> {
+        let (provider, _) = self.order.values().find(|(_, of)| of == namespace)?;
+        let provider = provider.clone();
+        self.leave(&provider);
+        Some(provider)
     }
 }
 
@@ -253,6 +290,7 @@ impl Line {
 mod tests {
     use super::super::tests::{Scene, status};
     use super::*;
+    use crate::clock::Clock;
     use crate::outbound::Gate;
 
     #[test]
@@ -352,6 +390,58 @@ mod tests {
             tickets.push(ticket);
         }
         assert_eq!(tickets.len(), MOST_PER_HOST);
+    }
+
+    #[test]
+    fn each_namespace_has_room_and_finds_out_for_itself_whether_the_host_fails() {
+        let scene = Scene::new();
+        let [hog, more] = ["hog", "more"].map(|name| scene.pass_in("team", name, "git.example.org", name));
+        let platform = scene.pass_in("platform", "git", "git.example.org", "token");
+        let mut hanging: Vec<_> = std::iter::from_fn(|| hog.admit().ok()).collect();
+        assert_eq!((hanging.len(), scene.left(&more)), (FIRST_PER_HOST, NO_ROOM));
+        let own: Vec<_> = std::iter::from_fn(|| platform.admit().ok()).collect();
+        assert_eq!(own.len(), 2, "beyond the room there is");
+        own.into_iter().for_each(|ticket| drop(ticket.end(true)));
+
+        for _ in 0..3 {
+            hog.answered(Some(&SendError::Timeout), None);
+            hanging.pop().expect("some").end(true);
+        }
+        assert_eq!([scene.left(&hog), scene.left(&more)], [CANARY; 2]);
+        assert!(platform.may_go_by(scene.clock.now()) && !hog.may_go_by(scene.clock.now()));
+        let first = platform.admit().expect("it did not fail for this namespace");
+        assert!(!first.is_canary());
+        platform.answered(Some(&SendError::Timeout), None);
+        first.end(true);
+        assert_eq!(scene.left(&platform), CANARY, "now it did");
+
+        scene.clock.turn(CANARY);
+        let canary = hog.admit().expect("a canary");
+        hog.answered(None, None);
+        canary.end(true);
+        assert_eq!(scene.left(&platform), Duration::ZERO);
+    }
+
+    #[test]
+    fn statuses_and_each_hook_are_services_of_their_own() {
+        let scene = Scene::new();
+        let of = |name: &str, service| {
+            scene.budget.pass(&super::super::Caller {
+                provider: name.into(),
+                namespace: "apps".into(),
+                version: 1,
+                host: "example.org",
+                is_public: true,
+                credential: &[],
+                is_minted: false,
+                route: &[],
+                service,
+                repository: "".into(),
+            })
+        };
+        let [git, hook, other] = [of("git", b"statuses"), of("hook", b"hook /one"), of("other", b"hook /two")];
+        (0..3).for_each(|_| hook.answered(Some(&status(502, None, "")), None));
+        assert_eq!([&hook, &git, &other].map(|pass| pass.host_fails().0), [true, false, false]);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! | a refused credential (401, 407, a sign-in page) | credential and host | when the Provider or a Secret of it changes; of a credential that is got for the occasion, as the next |
 //! | a refused repository (403, 404, …) | credential, host and repository | by one canary that works: after 10 minutes, doubling to an hour; what comes due while it is under way stays where it is |
 //! | limits of our own, at github.com and ghe.com | credential and host | never |
-//! | a host that fails | host, and the way to it: TLS, proxy, timeout | by one canary that is answered: one every 10 s, in turns among Providers |
+//! | a host that fails | host, what it is asked for (an API's statuses, or one hook), and the route to it: TLS, proxy | by one request that is answered: one canary every 10 s, in turns among Providers; and each namespace finds out for itself |
 //!
 //! Waits and refused credentials hold for other processes too, through the outbox. A credential is known by a
 //! fingerprint under the outbox's key, or one of this process, and is kept nowhere: who can read the file, which
@@ -18,6 +18,7 @@
 mod account;
 mod host;
 mod pace;
+mod shares;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -28,14 +29,15 @@ use aws_lc_rs::{hmac, rand};
 use parking_lot::Mutex;
 
 use self::account::{Account, Leave, Whose};
-use self::host::Host;
+use self::host::{Host, Owner};
+pub use self::shares::{Share, Shares};
 use super::verdict::{self, Verdict};
 use crate::clock::Clock;
 use crate::outbound::{Gate, Left, SendError};
 use crate::outbox::Standing;
 
 /// How long a Provider that finds no room is left aside; it is asked again sooner when there is some.
-const NO_ROOM: Duration = Duration::from_secs(1);
+pub const NO_ROOM: Duration = Duration::from_secs(1);
 
 /// How far apart the jobs of a Provider are tried that failed for long, and how far ahead that is said: beyond,
 /// chance decides.
@@ -61,6 +63,8 @@ struct Kept {
 pub struct Caller<'a> {
     /// UID of the Provider.
     pub provider: Arc<str>,
+    /// Namespace of the Provider.
+    pub namespace: Arc<str>,
     /// Of the Provider with its Secrets; rises with each change.
     pub version: u64,
     /// Host and port; in lower case.
@@ -71,8 +75,10 @@ pub struct Caller<'a> {
     pub credential: &'a [&'a [u8]],
     /// It is got from somebody when it is needed, and stands in no Secret.
     pub is_minted: bool,
-    /// The way to the host: what makes it fail for one Provider and work for another.
+    /// The route to the host: what makes it fail for one Provider and work for another.
     pub route: &'a [&'a [u8]],
+    /// What is asked for there: the API base of statuses, or the address of a hook.
+    pub service: &'a [u8],
     /// The repository there.
     pub repository: Arc<str>,
 }
@@ -81,6 +87,9 @@ pub struct Caller<'a> {
 pub struct Pass {
     clock: Arc<dyn Clock>,
     provider: Arc<str>,
+    namespace: Arc<str>,
+    #[expect(dead_code, reason = "what is remembered is told apart by it in the next change")]
+    source: Source,
     version: u64,
     repository: Arc<str>,
     /// See [`Caller::is_minted`].
@@ -92,6 +101,11 @@ pub struct Pass {
     /// Requests that were answered well.
     well: AtomicU64,
 }
+
+/// Who vouches for an answer: a fingerprint of the route, the credential and the service. What one source
+/// answered is believed for no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Source([u8; 16]);
 
 /// Hosts that [`Budget::left`] tells apart.
 const MAX_HOSTS: usize = 64;
@@ -162,13 +176,18 @@ impl Budget {
         let host = {
             let mut hosts = self.hosts.lock();
             hosts.retain(|_, host| Arc::strong_count(host) > 1);
-            hosts.entry(self.fingerprint(host, identity.route)).or_default().clone()
+            let parts = [&[identity.service], identity.route].concat();
+            hosts.entry(self.fingerprint(host, &parts)).or_default().clone()
         };
+        let parts = [&[identity.service], identity.route, identity.credential].concat();
+        let source = self.fingerprint(identity.host.as_bytes(), &parts);
+        let source = Source(source.first_chunk().copied().expect("a fingerprint has 32 bytes"));
+        let namespace = identity.namespace.clone();
         let (provider, repository) = (identity.provider.clone(), identity.repository.clone());
         let (is_minted, well) = (identity.is_minted, AtomicU64::new(0));
         let (clock, version) = (self.clock.clone(), identity.version);
         let turn = Mutex::default();
-        Arc::new(Pass { clock, provider, version, repository, is_minted, turn, account, host, well })
+        Arc::new(Pass { clock, provider, namespace, source, version, repository, is_minted, turn, account, host, well })
     }
 
     /// What vendors say is left of their limits, by host: of several credentials there, the least. Hosts
@@ -246,11 +265,11 @@ impl Pass {
             host.pass_over(&self.provider);
             return Err(wait.until);
         }
-        host.has_room(&self.provider, now)?;
+        host.has_room(self.owner(), now)?;
         let leave = account.admit(&self.provider, &self.repository, now);
         // Who cannot go lets others have its turn there.
         let leave = leave.inspect_err(|_| host.pass_over(&self.provider))?;
-        let canary = host.begin(&self.provider, now);
+        let canary = host.begin(self.owner(), now);
         let lifted = (account.lifted(), host.recoveries());
         Ok(Ticket { pass: self.clone(), leave, canary, lifted })
     }
@@ -260,7 +279,9 @@ impl Pass {
     /// out later.
     pub fn may_go_by(&self, by: Instant) -> bool {
         let account = self.account.lock();
-        account.waits(by).is_none() && !account.refuses(&self.repository, by) && self.host.lock().may_go_by(by)
+        account.waits(by).is_none()
+            && !account.refuses(&self.repository, by)
+            && self.host.lock().may_go_by(&self.namespace, by)
     }
 
     /// Asks whether the like of a job was refused, unless its ticket says that it is the canary.
@@ -358,6 +379,20 @@ impl Pass {
         news
     }
 
+    /// UID of the Provider.
+    pub fn provider(&self) -> &Arc<str> {
+        &self.provider
+    }
+
+    /// The Provider has no use for its turn at the host now.
+    pub fn pass_over(&self) {
+        self.host.lock().pass_over(&self.provider);
+    }
+
+    fn owner(&self) -> Owner<'_> {
+        Owner { provider: &self.provider, namespace: &self.namespace }
+    }
+
     fn whose(&self) -> Whose<'_> {
         Whose { provider: &self.provider, version: self.version, repository: &self.repository }
     }
@@ -385,7 +420,7 @@ impl Gate for Pass {
             Some(_) => None,
         };
         self.account.lock().answered(error, told, now);
-        self.host.lock().answered(error, told.is_some(), &self.provider, now);
+        self.host.lock().answered(error, told.is_some(), self.owner(), now);
     }
 
     fn left(&self, left: Left) {
@@ -410,7 +445,7 @@ impl Ticket {
     pub fn end(self, wrote: bool) -> Freed {
         let mut freed = Freed::default();
         self.pass.account.lock().end(&self.leave, wrote, self.pass.clock.now(), &mut freed);
-        self.pass.host.lock().end(self.canary, &mut freed);
+        self.pass.host.lock().end(self.canary, &self.pass.namespace, &mut freed);
         freed
     }
 }
@@ -435,14 +470,20 @@ mod tests {
         }
 
         pub fn pass(&self, provider: &str, host: &str, token: &str) -> Arc<Pass> {
+            self.pass_in("apps", provider, host, token)
+        }
+
+        pub fn pass_in(&self, namespace: &str, provider: &str, host: &str, token: &str) -> Arc<Pass> {
             self.budget.pass(&Caller {
                 provider: provider.into(),
+                namespace: namespace.into(),
                 version: 1,
                 host,
                 is_public: !host.starts_with("secret"),
                 credential: &[token.as_bytes()],
                 is_minted: token.starts_with("minted"),
                 route: &[],
+                service: b"statuses",
                 repository: "acme/fleet".into(),
             })
         }
