@@ -105,7 +105,7 @@ impl App {
         };
         let identities = identities(cli, accounts, clock.clone())?;
         tell_of_tokens(&metrics, &identities.tokens);
-        let stores = Arc::new(Stores::default());
+        let stores = Arc::new(Stores::new(cli.no_cross_namespace_refs));
         let view: Arc<dyn View> = stores.clone();
         let resolver = Arc::new(Resolver::new(clock.clone(), cli.bitbucket_api_base_url.clone(), identities));
         let outbox = open_outbox(cli, matches!(source, Source::Cluster(_)), clock.clone())?;

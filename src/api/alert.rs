@@ -14,7 +14,7 @@ use super::ObjectMeta;
 use super::conditions::Status;
 use super::provider::LocalObjectReference;
 
-/// The kinds an Alert may listen to.
+/// Flux's kinds, whose labels an Alert may select by. An Alert may listen to any kind.
 pub const EVENT_SOURCE_KINDS: [&str; 12] = [
     "Bucket",
     "GitRepository",
@@ -106,8 +106,8 @@ pub struct EventSource {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_version: Option<String>,
 
-    /// Kind of the object.
-    #[schemars(extend("enum" = json!(EVENT_SOURCE_KINDS)))]
+    /// Kind of the object, as a word: any kind that sends events.
+    #[schemars(length(min = 1, max = 63))]
     pub kind: String,
 
     /// Name of the object, or `*` for every object of the kind in the namespace.

@@ -21,7 +21,7 @@ use super::Stores;
 use crate::api::InvolvedObject;
 use crate::view::{LabelsView, ObjectLabels};
 
-/// A kind an Alert may listen to, and where the API server has it; the version is discovered.
+/// A kind whose labels an Alert may select by, and where the API server has it; the version is discovered.
 #[derive(Debug, PartialEq, Eq)]
 pub struct LabelKind {
     /// As Alerts name it.
@@ -32,7 +32,7 @@ pub struct LabelKind {
     pub plural: &'static str,
 }
 
-/// Every kind an Alert may listen to. `config/rbac` permits to list and watch them.
+/// Every kind whose labels an Alert may select by. `config/rbac` permits to list and watch them.
 const KINDS: [LabelKind; 12] = [
     LabelKind { kind: "ArtifactGenerator", group: "source.extensions.fluxcd.io", plural: "artifactgenerators" },
     LabelKind { kind: "Bucket", group: "source.toolkit.fluxcd.io", plural: "buckets" },
@@ -368,7 +368,7 @@ mod tests {
     use crate::api::alert::EVENT_SOURCE_KINDS;
 
     #[test]
-    fn every_kind_an_alert_may_listen_to_has_its_place() {
+    fn every_kind_an_alert_may_select_by_label_has_its_place() {
         let mut kinds = EVENT_SOURCE_KINDS;
         kinds.sort_unstable();
         assert_eq!(KINDS.map(|kind| kind.kind), kinds);

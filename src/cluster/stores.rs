@@ -33,6 +33,8 @@ pub struct Stores {
     pub labels: Labels,
     /// The kinds whose labels Alerts select by; read by `labels`.
     pub label_kinds: watch::Sender<BTreeSet<Arc<str>>>,
+    /// `--no-cross-namespace-refs`; conditions say what it denies.
+    pub no_cross_namespace: bool,
     state: RwLock<State>,
     alerts_listed: AtomicBool,
     providers_listed: AtomicBool,
@@ -59,6 +61,11 @@ struct Named {
 }
 
 impl Stores {
+    /// Empty; `no_cross_namespace` is `--no-cross-namespace-refs`.
+    pub fn new(no_cross_namespace: bool) -> Self {
+        Self { no_cross_namespace, ..Self::default() }
+    }
+
     /// An Alert as it is now.
     pub fn apply_alert(&self, alert: &Alert, observed: Observed) {
         let object = ObjectRef { kind: ObjectKind::Alert, key: alert.meta.key.clone() };

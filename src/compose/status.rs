@@ -34,13 +34,17 @@ impl Wording {
 /// Info reasons that mean "not decided": they are said nowhere, because a success would be a lie.
 const UNDECIDED: [&str; 2] = ["DependencyNotReady", "HealthCheckCanceled"];
 
+/// The end of a reason that is no success, whatever its severity: controllers send the reason of the object's
+/// condition `Ready` along with news about something else.
+const FAILED: &str = "Failed";
+
 /// The state, or `None` when the event is said nowhere: progress where the vendor has no pending,
 /// an undecided reason, or a severity that is neither `info` nor `error`.
 pub fn state(event: &Event, pending: bool) -> Option<State> {
     match (event.severity.as_str(), event.reason.as_str()) {
         ("error", _) => Some(State::Failure),
         (_, "Progressing") => pending.then_some(State::Pending),
-        ("info", reason) if UNDECIDED.contains(&reason) => None,
+        ("info", reason) if UNDECIDED.contains(&reason) || reason.ends_with(FAILED) => None,
         ("info", _) => Some(State::Success),
         _ => None,
     }
@@ -60,6 +64,9 @@ mod tests {
             ("info", "Progressing", None, Some(Pending)),
             ("info", "DependencyNotReady", None, None),
             ("info", "HealthCheckCanceled", None, None),
+            ("info", "UpgradeFailed", None, None),
+            ("info", "Failed", None, None),
+            ("info", "FailedOver", Some(Success), Some(Success)),
             ("error", "HealthCheckFailed", Some(Failure), Some(Failure)),
             ("error", "Progressing", Some(Failure), Some(Failure)),
             ("error", "DependencyNotReady", Some(Failure), Some(Failure)),

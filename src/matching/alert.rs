@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::filter::{Bad, Filter};
 use super::selector::Selector;
-use crate::api::alert::EVENT_SOURCE_KINDS;
+use super::sources::{self, Source, Sources};
 use crate::api::{Alert, Event, Key};
 
 /// An Alert with everything compiled that an event will ask of it.
@@ -41,17 +41,6 @@ pub struct CompiledAlert {
     pub object: Arc<str>,
     severity: Severity,
     filter: Filter,
-}
-
-/// One object, or every object of a kind in a namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Source {
-    /// Kind, case-sensitive; the API version plays no part.
-    pub kind: Arc<str>,
-    /// The Alert's own namespace unless the source names one.
-    pub namespace: Arc<str>,
-    /// A name, or `*`.
-    pub name: Arc<str>,
 }
 
 /// Something a user must mend in the spec.
@@ -107,37 +96,7 @@ impl CompiledAlert {
                 Severity::Error
             }
         };
-        let (mut sources, mut labelled) = (Vec::new(), Vec::new());
-        for (position, source) in spec.event_sources.iter().enumerate() {
-            if !EVENT_SOURCE_KINDS.contains(&source.kind.as_str()) {
-                let kinds = EVENT_SOURCE_KINDS.join(", ");
-                problem(
-                    "InvalidSpec",
-                    true,
-                    format!("spec.eventSources[{position}].kind is {:?}; it can be one of {kinds}", source.kind),
-                );
-                continue;
-            }
-            let labels = source.match_labels.as_ref();
-            let source = Source {
-                kind: source.kind.as_str().into(),
-                namespace: source.namespace.as_deref().map_or_else(|| key.namespace.clone(), Arc::from),
-                name: source.name.as_str().into(),
-            };
-            if let Some(labels) = labels {
-                // What no object can carry matches nothing, and its author meant something.
-                match Selector::new(labels) {
-                    Ok(selector) => labelled.push((source, selector)),
-                    Err(wrong) => problem(
-                        "InvalidSpec",
-                        true,
-                        format!("spec.eventSources[{position}].matchLabels has {wrong}; this source matches nothing"),
-                    ),
-                }
-            } else if !sources.contains(&source) {
-                sources.push(source);
-            }
-        }
+        let Sources { plain: sources, labelled } = sources::read(&spec.event_sources, &key, &mut problems);
         Self {
             uid: alert.meta.uid.clone(),
             generation: alert.meta.generation,

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use hashbrown::{Equivalent, HashMap};
 use parking_lot::RwLock;
 
-use super::alert::Source;
-use super::{CompiledAlert, Selector};
+use super::{CompiledAlert, Selector, Source};
 use crate::api::{Event, Key};
 
 /// Alerts that share one source, in the order they came.

@@ -6,10 +6,12 @@ mod filter;
 pub mod gate;
 mod index;
 mod selector;
+mod sources;
 
-pub use alert::{CompiledAlert, Problem, Source};
+pub use alert::{CompiledAlert, Problem};
 pub use index::{AlertIndex, Candidates, SharedIndex};
 pub use selector::Selector;
+pub use sources::Source;
 
 use std::sync::Arc;
 

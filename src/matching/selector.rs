@@ -39,8 +39,13 @@ fn is_label(text: &str) -> bool {
     text.len() <= 63 && text.bytes().all(inner) && has_clean_ends(text)
 }
 
-/// Kubernetes' syntax of a key before the slash: a DNS subdomain.
-fn is_subdomain(text: &str) -> bool {
+/// Kubernetes' syntax of a namespace: one part of a DNS name.
+pub(super) fn is_dns_label(text: &str) -> bool {
+    text.len() <= 63 && !text.contains('.') && is_subdomain(text)
+}
+
+/// Kubernetes' syntax of an object's name, and of a key before the slash: a DNS subdomain.
+pub(super) fn is_subdomain(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     text.len() <= 253 && text.split('.').all(|part| !part.is_empty() && part.bytes().all(inner) && has_clean_ends(part))
 }

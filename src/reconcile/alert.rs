@@ -6,29 +6,47 @@ use crate::api::conditions::Desired;
 use crate::cluster::{LabelKind, Reach};
 use crate::delivery::resolve::Resolved;
 use crate::delivery::troubles::Trouble;
-use crate::matching::{CompiledAlert, Source};
+use crate::matching::{CompiledAlert, Problem, Source};
 
 /// Ready and Healthy. `provider` is what became of the Provider it names; `None` when there is
 /// none. `trouble` is what its deliveries meet with. `reach` says of a source with `matchLabels`
-/// whether labels can be told there.
+/// whether labels can be told there. `no_cross_namespace` is `--no-cross-namespace-refs`.
 pub fn conditions(
     alert: &CompiledAlert,
     provider: Option<&Resolved>,
     trouble: Option<&Trouble>,
     reach: impl Fn(&Source) -> Reach,
+    no_cross_namespace: bool,
 ) -> Vec<Desired> {
-    vec![ready(alert), healthy(alert, provider, trouble, reach)]
+    vec![ready(alert), healthy(alert, provider, trouble, reach, no_cross_namespace)]
 }
 
 fn ready(alert: &CompiledAlert) -> Desired {
     let terminal: Vec<_> = alert.problems.iter().filter(|problem| problem.terminal).collect();
     match terminal.first() {
         None => Desired::ready(),
-        Some(first) => {
-            let all: Vec<&str> = terminal.iter().map(|problem| problem.message.as_str()).collect();
-            Desired::not_ready(first.reason, all.join("; "))
-        }
+        Some(first) => Desired::not_ready(first.reason, join(terminal.iter().copied())),
     }
+}
+
+fn join<'a>(problems: impl Iterator<Item = &'a Problem>) -> String {
+    problems.map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+/// The sources of other namespaces, which `--no-cross-namespace-refs` denies.
+fn denied(alert: &CompiledAlert) -> Option<Desired> {
+    let all = alert.sources.iter().chain(alert.labelled.iter().map(|(source, _)| source));
+    let elsewhere: Vec<_> = all
+        .filter(|source| source.namespace != alert.key.namespace)
+        .map(|Source { kind, namespace, name }| format!("{kind}/{namespace}/{name}"))
+        .collect();
+    let message = format!(
+        "spec.eventSources {} match nothing: --no-cross-namespace-refs denies sources outside of namespace {}; \
+         write an Alert in the namespace of the objects",
+        elsewhere.join(", "),
+        alert.key.namespace
+    );
+    (!elsewhere.is_empty()).then(|| Desired::unhealthy("AccessDenied", message))
 }
 
 fn healthy(
@@ -36,10 +54,14 @@ fn healthy(
     provider: Option<&Resolved>,
     trouble: Option<&Trouble>,
     reach: impl Fn(&Source) -> Reach,
+    no_cross_namespace: bool,
 ) -> Desired {
     let named = &alert.provider;
-    if let Some(problem) = alert.problems.first() {
-        return Desired::unhealthy(problem.reason, problem.message.clone());
+    if let Some(first) = alert.problems.first() {
+        return Desired::unhealthy(first.reason, join(alert.problems.iter()));
+    }
+    if let Some(denied) = denied(alert).filter(|_| no_cross_namespace) {
+        return denied;
     }
     match provider {
         None => Desired::unhealthy(

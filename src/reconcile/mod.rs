@@ -249,7 +249,8 @@ impl Reconciler {
                 let all_known = resolved.as_ref().is_none_or(known)
                     && !alert.selected_by_label().any(|source| reach(source) == Reach::Syncing);
                 let trouble = self.trouble(object, view.as_deref());
-                all_known.then(|| alert::conditions(&alert, resolved.as_ref(), trouble.as_ref(), reach))
+                let denies = self.stores.no_cross_namespace;
+                all_known.then(|| alert::conditions(&alert, resolved.as_ref(), trouble.as_ref(), reach, denies))
             }
         }
     }

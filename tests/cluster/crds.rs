@@ -57,8 +57,8 @@ fn specs() -> Vec<(&'static str, Value, Option<&'static str>)> {
         ("Alert", alert("eventMetadata", json!({"a": "b"})), None),
         ("Alert", alert("eventMetadata", json!({"a": 1})), Some("spec.eventMetadata.a")),
         ("Alert", alert("suspend", json!("yes")), Some("spec.suspend")),
-        ("Alert", source("kind", json!("Receiver")), Some("spec.eventSources[0].kind")),
-        ("Alert", source("kind", json!("kustomization")), Some("spec.eventSources[0].kind")),
+        ("Alert", source("kind", json!("")), Some("spec.eventSources[0].kind")),
+        ("Alert", source("kind", text(64)), Some("spec.eventSources[0].kind")),
         ("Alert", source("kind", json!("ExternalArtifact")), None),
         ("Alert", source("name", text(253)), None),
         ("Alert", source("name", text(254)), Some("spec.eventSources[0].name")),
@@ -135,6 +135,10 @@ async fn every_version_takes_and_refuses_what_flux_does() {
     offer(&space, &["v1beta1", "v1beta2", "v1beta3"]).await;
     for kind in LATER_TYPES {
         space.apply(&provider(kind, "later", "")).await;
+    }
+    // The peer's definitions know twelve kinds.
+    for kind in ["FluxInstance", "ResourceSet", "Terraform", "Receiver"] {
+        space.apply(&alert("later", "p").sources(json!([{"kind": kind, "name": "*"}]))).await;
     }
     assert_eq!(PROVIDER_TYPES.len(), 34);
     // What is not given is filled in as the peer does it, and nothing else is.

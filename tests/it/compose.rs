@@ -80,6 +80,7 @@ async fn states_and_words_per_vendor() {
         (("info", "Progressing"), "progressing", ["", "pending", "pending"]),
         (("info", "DependencyNotReady"), "", [""; 3]),
         (("info", "HealthCheckCanceled"), "", [""; 3]),
+        (("info", "UpgradeFailed"), "", [""; 3]),
         (("error", "OCIArtifactPullFailed"), "oci artifact pull failed", ["failure"; 3]),
     ] {
         number += 1;

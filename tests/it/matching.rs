@@ -4,6 +4,7 @@ use serde_json::json;
 
 use herald::ops::metrics::Outcome;
 
+use crate::logs::Logs;
 use crate::scene::{Scene, TOKEN, address, forge, git, hook, token};
 use crate::support::app::DEADLINE;
 use crate::support::flux::{FluxEvent, Manifest, NAMESPACE, alert, kustomization_event, provider, secret, sha};
@@ -382,4 +383,63 @@ async fn a_suspended_provider_is_not_told_and_later_is() {
     assert_eq!(scene.states(&sha(1), &git.context("web")), ["success"]);
     assert!(scene.forge.requests()[0].header("authorization").ends_with(TOKEN));
     scene.end(1, 1).await;
+}
+
+/// An Alert that many have copied: FluxInstance is no kind of Flux's own.
+#[tokio::test]
+async fn a_kind_that_herald_does_not_know_matches_as_a_word_and_hurts_no_other() {
+    let forge = forge().await;
+    let kinds = ["FluxInstance", "GitRepository", "Kustomization"].map(|kind| json!({"kind": kind, "name": "*"}));
+    let exclusions = json!(["error.*lookup github\\.com", "dial.*tcp.*timeout", "waiting.*socket"]);
+    let manifests: Vec<_> =
+        told_at(&forge, "all", |alert| alert.sources(json!(kinds)).spec("exclusionList", exclusions.clone())).into();
+    let scene = Scene::with(forge, manifests, &[]).await;
+    let instance = kustomization_event("flux", &sha(1)).kind("FluxInstance", "fluxcd.controlplane.io/v1");
+    for (what, event, count) in [
+        ("a FluxInstance", instance.clone(), 1),
+        ("another kind", instance.kind("ResourceSet", "fluxcd.controlplane.io/v1"), 0),
+        ("a Kustomization", kustomization_event("web", &sha(1)), 1),
+        ("an excluded message", kustomization_event("web", &sha(2)).message("dial tcp 1.2.3.4:443: i/o timeout"), 0),
+    ] {
+        scene.forge.reset_counts();
+        scene.tell([event]).await;
+        assert_eq!(told(&scene.forge).len(), count, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_can_match_nothing_is_named_when_the_alert_is_applied() {
+    let logs = Logs::collect();
+    let forge = forge().await;
+    let elsewhere = json!([{"kind": "Kustomization", "name": "*", "namespace": "prod"}]);
+    let manifests: Vec<_> = [
+        told_at(&forge, "star", |alert| {
+            alert.sources(json!([
+                {"kind": "HelmRelease", "name": "*", "namespace": "*"},
+                {"kind": "Kustomization", "name": "web-*"},
+            ]))
+        }),
+        told_at(&forge, "half", |alert| {
+            alert.sources(json!([{"kind": "kustomization", "name": "*"}, {"kind": "Kustomization", "name": "*"}]))
+        }),
+        told_at(&forge, "elsewhere", |alert| alert.sources(elsewhere.clone())),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let scene = Scene::with(forge, manifests, &["--no-cross-namespace-refs"]).await;
+    let condition = |name: &str, parts: &[&str]| {
+        let name = format!("name={name} ");
+        [&["controllerKind=Alert", &name][..], parts].concat().iter().map(|&part| part.to_owned()).collect::<Vec<_>>()
+    };
+    for (name, parts) in [
+        ("star", &["Ready", "SourceMatchesNothing", "spec.eventSources[0].namespace", "spec.eventSources[1].name"][..]),
+        ("half", &["Healthy", "SourceMatchesNothing", "spec.eventSources[0].kind", "write Kustomization"]),
+        ("elsewhere", &["Healthy", "AccessDenied", "Kustomization/prod/*"]),
+    ] {
+        let parts = condition(name, parts);
+        logs.until(&parts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    }
+    scene.tell([kustomization_event("web", &sha(1))]).await;
+    assert_eq!(told(&scene.forge), ["half"], "its other source works");
 }

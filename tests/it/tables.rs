@@ -142,6 +142,7 @@ async fn pipeline_4_3_states_at_each_vendor() {
         // The peer says success (part 10, 13).
         ("info", "DependencyNotReady", silence),
         ("info", "HealthCheckCanceled", silence),
+        ("info", "UpgradeFailed", silence),
         // The peer makes an error of it.
         ("trace", "ReconciliationSucceeded", silence),
         ("warning", "ReconciliationSucceeded", silence),
