@@ -14,13 +14,13 @@ use tokio::runtime::Handle;
 
 use crate::api::{Event, InvolvedObject, Key};
 use crate::clock::Clock;
-use crate::compose::{self, METADATA_CONFLICTS, Notice, Slot};
+use crate::compose::{self, METADATA_CONFLICTS, Notice, Slot, State};
 use crate::delivery::Delivery;
 use crate::delivery::troubles::About;
 use crate::matching::gate::{self, Marks, Skip};
 use crate::matching::{CompiledAlert, SharedIndex, match_event};
 use crate::ops::metrics::{Metrics, Outcome};
-use crate::outbox::{Fate, NewJob, Outbox, PutError, Receipt, RepeatKey, Stamp, Subject};
+use crate::outbox::{Fate, Fingerprint, NewJob, Outbox, PutError, Receipt, RepeatKey, Stamp, Subject};
 use crate::vendors::{self, Row};
 use crate::view::{LabelsView, ObjectLabels, ProviderView, View};
 
@@ -197,22 +197,33 @@ impl Pipeline {
             return Err(Skip::ProviderSuspended);
         }
         let row = row.ok_or(Skip::UnsupportedType)?;
-        gate::carried(row.carries, marks, || {
+        let carried = gate::carried(row.carries, marks, || {
             let from = provider.meta.annotations.get(compose::COMMIT_STATUS_FROM_ANNOTATION);
             from.is_some_and(|from| from == "any") && compose::own_commit(event).is_some()
-        })?;
-        let notice = compose::compose(event, alert, view, row.carries, row.wording)?;
+        });
+        if let Err(skip) = carried.clone()
+            && !(compose::may_recover(event) && compose::own_commit(event).is_some())
+        {
+            return Err(skip);
+        }
+        let composed = compose::compose(event, alert, view, row.carries, row.wording);
+        // What keeps a status from being named is no news of an event that is likely none.
+        let mut notice = composed.map_err(|skip| carried.clone().err().unwrap_or(skip))?;
+        let name_of_object = object.to_string();
 
         let uid = provider.meta.uid.clone();
-        let (subject, repeat) = match &notice {
+        let (subject, repeat) = match &mut notice {
             Notice::CommitStatus(status) => {
                 let name = row.wording.identity(&status.name, status.summary.as_deref()).into();
                 let slot = Slot { provider: uid, repository: "".into(), commit: status.commit.clone(), name };
+                if let Err(skip) = carried {
+                    status.over_failure = self.recovers(&slot, &name_of_object, view).ok_or(skip)?;
+                }
                 (Subject::Slot(slot), None)
             }
             Notice::Event(_) => {
                 let repeat = RepeatKey::new(event, marks, &alert.uid, &uid);
-                let about = format!("{}/{}", alert.uid, object).into();
+                let about = format!("{}/{name_of_object}", alert.uid).into();
                 (Subject::Stream { provider: uid, about }, Some(repeat))
             }
         };
@@ -222,9 +233,20 @@ impl Pipeline {
             notice,
             provider: provider.meta.key.clone(),
             alert: alert.key.clone(),
-            object: object.to_string().into(),
+            object: name_of_object.into(),
             repeat,
         })
+    }
+
+    /// Whether a success without Flux's mark is the recovery of a failure that was told of the same object in this
+    /// Slot, and if so, whether the vendor has to confirm that failure. After a restart nobody remembers it; then
+    /// only the default name says that it is of the same object. Several replicas do not know what each was told.
+    fn recovers(&self, slot: &Slot, object: &str, view: &ProviderView) -> Option<bool> {
+        match self.outbox.accepted(slot) {
+            Some((State::Failure, of)) if of == Fingerprint::of(&[object]) => Some(false),
+            Some(_) if self.outbox.is_trusted() => None,
+            _ => view.expression.is_none().then_some(true),
+        }
     }
 
     /// What keeps an Alert from being told of anything is a trouble of it, as a failed delivery is.

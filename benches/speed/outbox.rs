@@ -87,6 +87,7 @@ fn job(name: &str, clock: &dyn Clock) -> NewJob {
         description: "reconciliation succeeded".into(),
         label: "kustomization/app".into(),
         summary: None,
+        over_failure: false,
     };
     NewJob {
         subject: Subject::Slot(Slot { provider: provider.clone(), repository: "".into(), commit, name }),

@@ -11,7 +11,7 @@ pub mod text;
 pub use metadata::{METADATA_CONFLICTS, clean, combine, conflicts};
 pub use notice::{CommitStatus, Notice, Slot, State};
 pub use revision::{commit_of, own_commit};
-pub use status::Wording;
+pub use status::{Wording, may_recover};
 
 use crate::api::Event;
 use crate::matching::CompiledAlert;
@@ -57,6 +57,7 @@ pub fn compose(
                     Some(limit) => text::cut(&description, limit),
                     None => description,
                 },
+                over_failure: false,
             }))
         }
     }

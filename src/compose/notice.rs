@@ -31,6 +31,10 @@ pub struct CommitStatus {
     pub label: String,
     /// Metadata `summary`, for the vendor that makes it part of the status' identity.
     pub summary: Option<String>,
+    /// Written only where the vendor shows a failure under this name: a recovery whose event lacks Flux's mark,
+    /// and no process remembers the failure.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub over_failure: bool,
 }
 
 /// The three states Herald ever says.

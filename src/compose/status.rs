@@ -50,6 +50,14 @@ pub fn state(event: &Event, pending: bool) -> Option<State> {
     }
 }
 
+/// Info reasons that tell of a new artifact: they end no failure of a commit.
+const ARTIFACTS: [&str; 2] = ["NewArtifact", "ArtifactUpToDate"];
+
+/// Whether an event without Flux's mark may be the recovery of what was told as a failure.
+pub fn may_recover(event: &Event) -> bool {
+    state(event, false) == Some(State::Success) && !ARTIFACTS.contains(&event.reason.as_str())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

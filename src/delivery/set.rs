@@ -106,6 +106,13 @@ impl Inner {
             (None, Some(known)) => (known.at, known.said),
             (None, None) => unreachable!("what is not known is looked up"),
         };
+        if status.over_failure && !says.has_state(State::Failure) {
+            // Nothing of this name failed there: its success is not told.
+            if answered.load(Ordering::Relaxed) {
+                self.worked(&job.new);
+            }
+            return Ok(Try::Unchanged);
+        }
         let known = |said, at, disputes| Known { said, at, by: job.new.subject.provider().clone(), disputes };
         let stands = known(wanted.clone(), at, disputes);
         if stands.is_contested() {

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::calls::{Call, Calls};
 use super::file::{self, Lock};
+use super::fingerprint::Fingerprint;
 use super::places::Places;
 use super::queue::{Incoming, Queue};
 use super::record::{self, Times};
@@ -25,6 +26,7 @@ use super::{
     Retry, Settled, Settlement, Stamp, Standing,
 };
 use crate::clock::Clock;
+use crate::compose::{Slot, State};
 
 /// Where the file is, and its bounds.
 #[derive(Clone, Debug)]
@@ -228,6 +230,10 @@ impl Outbox for DurableOutbox {
 
     fn is_superseded(&self, job: &Job) -> bool {
         self.shared.queue.lock().is_superseded(job)
+    }
+
+    fn accepted(&self, slot: &Slot) -> Option<(State, Fingerprint)> {
+        self.shared.queue.lock().accepted(slot)
     }
 
     fn wake(&self, provider: &str) {

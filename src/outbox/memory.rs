@@ -9,12 +9,14 @@ use std::time::Instant;
 use futures::future::{BoxFuture, pending, ready};
 use parking_lot::Mutex;
 
+use super::fingerprint::Fingerprint;
 use super::places::Places;
 use super::queue::{Incoming, Limits, Queue};
 use super::{
     Counts, Held, Job, JobId, Known, May, NewJob, Operation, Outbox, PutError, Receipt, Settled, Settlement, Standing,
     record,
 };
+use crate::compose::{Slot, State};
 
 /// See the module.
 #[derive(Debug)]
@@ -79,6 +81,10 @@ impl Outbox for MemoryOutbox {
 
     fn is_superseded(&self, job: &Job) -> bool {
         self.queue.lock().is_superseded(job)
+    }
+
+    fn accepted(&self, slot: &Slot) -> Option<(State, Fingerprint)> {
+        self.queue.lock().accepted(slot)
     }
 
     fn wake(&self, provider: &str) {

@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 
-use crate::compose::State;
+use crate::compose::{Slot, State};
 
 /// A wait that a vendor names is honoured up to this long (rule R9).
 pub const LONGEST_WAIT: Duration = Duration::from_secs(65 * 60);
@@ -210,6 +210,10 @@ pub trait Outbox: Send + Sync + 'static {
 
     /// Whether a newer job of the same Slot waits behind this claimed one.
     fn is_superseded(&self, job: &Job) -> bool;
+
+    /// State and object (a fingerprint of [`NewJob::object`]) of the newest status that was accepted for a Slot, by
+    /// this process or one that it took jobs over from; `None` when none is remembered.
+    fn accepted(&self, slot: &Slot) -> Option<(State, Fingerprint)>;
 
     /// Makes every job of a Provider that waits for its next try due now.
     fn wake(&self, provider: &str);

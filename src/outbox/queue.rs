@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 use super::fingerprint::Fingerprint;
 use super::repeats::Repeats;
 use super::{Counts, Fate, Generations, Held, Job, JobId, NewJob, Pick, PutError, Settled, Settlement, Stamp, Subject};
+use crate::compose::{Notice, Slot, State};
 
 /// Bounds of an outbox.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +66,8 @@ pub(super) struct Queue {
     delayed_subjects: HashMap<JobId, (Instant, Subject)>,
     /// Slots that have no job now, with the stamp of the newest statement accepted.
     settled: Generations<Fingerprint, Stamp>,
+    /// The newest statement accepted about a Slot, waiting or not: its state, and the object it is about.
+    accepted: Generations<Fingerprint, (State, Fingerprint)>,
     repeats: Repeats,
     held: usize,
     bytes: usize,
@@ -172,6 +175,7 @@ impl Queue {
             delayed: BTreeSet::new(),
             delayed_subjects: HashMap::new(),
             settled: Generations::new(limits.memory),
+            accepted: Generations::new(limits.memory),
             repeats: Repeats::new(limits.repeat_interval),
             held: 0,
             bytes: 0,
@@ -261,6 +265,9 @@ impl Queue {
             return Placed { fate: Fate::Superseded, replaced: Vec::new(), superseded: 0 };
         }
         let Incoming { id, new, bytes, attempts, due } = job;
+        if let (Some(slot), Notice::CommitStatus(status)) = (slot, &new.notice) {
+            self.accepted.insert(slot, (status.state, Fingerprint::of(&[&new.object])));
+        }
         let subject = new.subject.clone();
         let latest = new.stamp.clone();
         self.held += 1;
@@ -478,6 +485,11 @@ impl Queue {
     pub fn is_superseded(&self, job: &Job) -> bool {
         matches!(job.new.subject, Subject::Slot(_))
             && self.subjects.get(&job.new.subject).is_some_and(|waiting| waiting.jobs.len() > 1)
+    }
+
+    /// See [`super::Outbox::accepted`].
+    pub fn accepted(&self, slot: &Slot) -> Option<(State, Fingerprint)> {
+        self.accepted.get(&Fingerprint::of_slot(slot)).copied()
     }
 
     /// See [`super::Outbox::wake`].

@@ -207,6 +207,7 @@ mod tests {
             description: "build failed \u{2028} \"quoted\"".into(),
             label: "l".into(),
             summary: Some("s".into()),
+            over_failure: false,
         };
         let event = Event { message: "m".into(), reason: "r".into(), ..Default::default() };
         let repeat = RepeatKey::new(&event, crate::matching::gate::Marks::of(&event), "a", "p");

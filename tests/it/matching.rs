@@ -156,9 +156,14 @@ async fn a_commit_status_wants_an_outcome_and_a_commit() {
     let mark = "kustomize.toolkit.fluxcd.io/commit_status";
     for (what, event) in [
         ("progress", commit(1).progressing()),
-        ("a success that is not marked as final", commit(1).without_metadata(mark)),
-        ("another mark", commit(1).metadata(mark, "other")),
-        ("an empty commit by annotation", commit(1).without_metadata(mark).annotated("commit", "")),
+        ("an artifact", commit(1).without_metadata(mark).reason("NewArtifact")),
+        (
+            "an empty commit by annotation",
+            commit(1)
+                .without_metadata(mark)
+                .annotated("commit", "")
+                .without_metadata("kustomize.toolkit.fluxcd.io/revision"),
+        ),
         ("no revision", commit(1).without_metadata("kustomize.toolkit.fluxcd.io/revision")),
         ("a chart's version", commit(1).metadata("kustomize.toolkit.fluxcd.io/revision", "6.5.0")),
         ("a severity nobody knows", commit(1).severity("trace")),
@@ -167,7 +172,12 @@ async fn a_commit_status_wants_an_outcome_and_a_commit() {
         scene.tell([event]).await;
         assert!(scene.forge.requests().is_empty(), "{what}");
     }
-    assert_eq!(scene.ended(Outcome::Filtered), 8);
+    assert_eq!(scene.ended(Outcome::Filtered), 7);
+    // It may be the recovery of a failure that an earlier process told: the host is asked once.
+    for event in [commit(1).without_metadata(mark), commit(1).metadata(mark, "other")] {
+        scene.tell([event]).await;
+        assert_eq!((scene.forge.reads(), scene.forge.writes()), (1, 0));
+    }
     for (number, event) in [
         (2, commit(2)),
         (3, commit(3).failed("BuildFailed")),
@@ -177,7 +187,7 @@ async fn a_commit_status_wants_an_outcome_and_a_commit() {
         scene.tell([event]).await;
         assert_eq!(scene.forge.statuses(&sha(number)).len(), 1, "{number}");
     }
-    scene.end(3, 3).await;
+    scene.end(4, 3).await;
 }
 
 #[tokio::test]
@@ -442,4 +452,78 @@ async fn a_source_that_can_match_nothing_is_named_when_the_alert_is_applied() {
     }
     scene.tell([kustomization_event("web", &sha(1))]).await;
     assert_eq!(told(&scene.forge), ["half"], "its other source works");
+}
+
+const MARK: &str = "kustomize.toolkit.fluxcd.io/commit_status";
+
+/// Controllers other than Flux's kustomize-controller do not mark a success as the final one.
+#[tokio::test]
+async fn a_recovery_without_the_mark_turns_a_failure_of_the_same_object_green() {
+    for (kind, red, green) in [
+        ("azuredevops", "error", "succeeded"),
+        ("bitbucket", "FAILED", "SUCCESSFUL"),
+        ("bitbucketserver", "FAILED", "SUCCESSFUL"),
+        ("gitea", "failure", "success"),
+        ("github", "failure", "success"),
+        ("gitlab", "failed", "success"),
+    ] {
+        let scene = Scene::of(kind).await;
+        let failed = kustomization_event("web", &sha(1)).failed("UpgradeFailed");
+        let recovered = kustomization_event("web", &sha(1)).without_metadata(MARK).reason("UpgradeSucceeded");
+        scene.tell([&failed]).await;
+        let states = || scene.forge.statuses(&sha(1)).into_iter().map(|status| status.state).collect::<Vec<_>>();
+        // Progress and a wait are no recovery.
+        let waiting = recovered.clone().reason("DependencyNotReady");
+        scene.tell([recovered.clone().progressing(), waiting, recovered.clone().reason("UpgradeFailed")]).await;
+        assert_eq!(states(), [red], "{kind}");
+        scene.tell([&failed, &recovered]).await;
+        assert_eq!(states().last().map(String::as_str), Some(green), "{kind}");
+        // What is green already costs nothing.
+        let seen = scene.forge.requests().len();
+        scene.tell([&recovered, &recovered]).await;
+        assert_eq!(scene.forge.requests().len(), seen, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_recovery_after_a_restart_is_told_where_the_host_shows_a_failure_and_nowhere_else() {
+    let scene = Scene::of("github").await;
+    let event = |number| kustomization_event("web", &sha(number));
+    let unmarked = |number| event(number).without_metadata(MARK).reason("UpgradeSucceeded");
+    let context = git("github", &scene.forge).context("web");
+    scene.tell([event(1).failed("UpgradeFailed"), kustomization_event("other", &sha(2)).failed("UpgradeFailed")]).await;
+    let again = scene.another().await;
+    scene.forge.reset_counts();
+    for (number, states) in [(1, &["failure", "success"][..]), (2, &[]), (3, &[])] {
+        for _ in 0..2 {
+            assert_eq!(again.post(&unmarked(number)).await, 202);
+            again.idle().await;
+        }
+        assert_eq!(scene.states(&sha(number), &context), states, "{number}");
+    }
+    let other = context.replace("/web/", "/other/");
+    assert_eq!(scene.states(&sha(2), &other), ["failure"], "a status of another object stays as it is");
+    assert_eq!((scene.forge.reads(), scene.forge.writes()), (3, 1), "each commit is asked for once");
+    again.stop().await;
+}
+
+#[tokio::test]
+async fn a_recovery_of_another_object_turns_nothing_green() {
+    let forge = forge().await;
+    let one_name = git("github", &forge).spec("commitStatusExpr", "'one'");
+    let scene = Scene::with(forge, [one_name, token(), alert("all", "git")], &[]).await;
+    let failed = kustomization_event("web", &sha(1)).failed("UpgradeFailed");
+    let unmarked = |name| kustomization_event(name, &sha(1)).without_metadata(MARK).reason("UpgradeSucceeded");
+    scene.tell([failed, unmarked("other")]).await;
+    assert_eq!(scene.states(&sha(1), "one"), ["failure"]);
+    scene.tell([unmarked("web")]).await;
+    assert_eq!(scene.states(&sha(1), "one"), ["failure", "success"]);
+    // With an expression nobody can tell whose failure it was.
+    scene.tell([kustomization_event("web", &sha(2)).failed("UpgradeFailed")]).await;
+    let again = scene.another().await;
+    let seen = scene.forge.requests().len();
+    assert_eq!(again.post(&kustomization_event("web", &sha(2)).without_metadata(MARK)).await, 202);
+    again.idle().await;
+    assert_eq!(scene.forge.requests().len(), seen);
+    again.stop().await;
 }

@@ -90,6 +90,7 @@ fn new_job(put: Put, id: u64, now: Instant) -> NewJob {
             name: "n".into(),
             label: "n".into(),
             summary: None,
+            over_failure: false,
             description: id.to_string(),
         }),
         provider: Key::new("ns", "p"),
