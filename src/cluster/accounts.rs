@@ -12,6 +12,7 @@ use kube::api::{Api, PartialObjectMeta, PostParams};
 use kube::{Client, Error};
 use tokio::sync::Semaphore;
 
+use super::secrets::is_name;
 use crate::outbound::SendError;
 use crate::outbound::auth::{ServiceAccount, ServiceAccounts};
 use crate::secret::Secret;
@@ -58,6 +59,7 @@ impl ServiceAccounts for Accounts {
         account: &'a ServiceAccount,
     ) -> BoxFuture<'a, Result<BTreeMap<String, String>, SendError>> {
         self.in_time(async move {
+            check_name(account)?;
             let api: Api<Object> = Api::namespaced(self.client.clone(), &account.namespace);
             let read: Result<PartialObjectMeta<Object>, _> = api.get_metadata(&account.name).await;
             let read = read.map_err(|error| refusal(account, "get serviceaccounts", &error))?;
@@ -72,6 +74,7 @@ impl ServiceAccounts for Accounts {
         audience: &'static str,
     ) -> BoxFuture<'a, Result<Secret, SendError>> {
         self.in_time(async move {
+            check_name(account)?;
             let api: Api<Object> = Api::namespaced(self.client.clone(), &account.namespace);
             let spec = TokenRequestSpec {
                 audiences: Some(vec![audience.to_owned()]),
@@ -88,14 +91,21 @@ impl ServiceAccounts for Accounts {
     }
 }
 
+/// The client joins the name to a path as it is: what is no name could lead to another object.
+fn check_name(account: &ServiceAccount) -> Result<(), SendError> {
+    if is_name(&account.name) { Ok(()) } else { Err(missing(account)) }
+}
+
+fn missing(ServiceAccount { namespace, name, by_default }: &ServiceAccount) -> SendError {
+    let whose = if *by_default { ", which --default-service-account names," } else { "" };
+    SendError::NoCredential(format!("ServiceAccount {namespace}/{name}{whose} does not exist; create it"))
+}
+
 /// What the API server's refusal is to a delivery.
 fn refusal(account: &ServiceAccount, wanted: &str, error: &Error) -> SendError {
-    let ServiceAccount { namespace, name, by_default } = account;
+    let ServiceAccount { namespace, .. } = account;
     match error {
-        Error::Api(status) if status.code == 404 => {
-            let whose = if *by_default { ", which --default-service-account names," } else { "" };
-            SendError::NoCredential(format!("ServiceAccount {namespace}/{name}{whose} does not exist; create it"))
-        }
+        Error::Api(status) if status.code == 404 => missing(account),
         Error::Api(status) if matches!(status.code, 401 | 403) => {
             SendError::NoCredential(format!("Herald may not {wanted} in namespace {namespace}; see config/rbac"))
         }
@@ -104,5 +114,20 @@ fn refusal(account: &ServiceAccount, wanted: &str, error: &Error) -> SendError {
             Err(_) => SendError::Broken,
         },
         _ => SendError::Connect,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_service_account_can_be_called_is_asked_for_nowhere() {
+        for (name, good) in
+            [("flux", true), ("a.b-c", true), ("../../other/serviceaccounts/a", false), ("a/token", false)]
+        {
+            let account = ServiceAccount { namespace: "apps".into(), name: name.into(), by_default: false };
+            assert_eq!(check_name(&account).is_ok(), good, "{name}");
+        }
     }
 }

@@ -148,7 +148,7 @@ pub async fn watch(client: Client, namespace: Option<String>, stores: Arc<Stores
 }
 
 /// Whether an object can have this name: that of a DNS subdomain (RFC 1123), as the API server asks.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     let label = |label: &str| {
         let ends = |char: Option<char>| char.is_some_and(|char| char.is_ascii_lowercase() || char.is_ascii_digit());
         let inside = |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || char == '-';

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use http::header::HeaderMap;
 use parking_lot::Mutex;
 use url::{Position, Url};
@@ -37,6 +38,9 @@ const MAX_ADDRESS: usize = 2048;
 
 /// Time one try may take when the Provider does not say.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Time one try takes at most, whatever the Provider says: a slot of delivery is occupied for as long.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What vendors call the Secret; whoever knows its name puts that there.
 const THE_SECRET: &str = "the Secret of spec.secretRef";
@@ -188,7 +192,7 @@ impl Resolver {
                         secret_name(if certs.is_some() { &certs } else { &secret })
                     ),
                 ),
-                ClientError::Proxy => ("InvalidProxy", proxy_from),
+                ClientError::Proxy => ("InvalidProxy", proxy_from.clone()),
                 ClientError::Library => ("InvalidCertificate", "what the Provider gives for TLS".to_owned()),
             };
             wrong(reason, format!("{what} {error}"))
@@ -196,13 +200,18 @@ impl Resolver {
         let api_url = self.api_url(view, &address)?;
         let value = |key| secret.as_ref().and_then(|secret| secret.data.trimmed(key));
         let headers = headers_of(&secret)?;
-        let timeout = spec.timeout.as_deref().map_or(Ok(DEFAULT_TIMEOUT), timeout)?;
+        let timeout = time_of_a_try(spec.timeout.as_deref())?;
         let is_status = row.carries == crate::matching::gate::Carries::CommitStatus;
         let is_public = in_secret.is_none();
         let token = value("token");
         let identity = match (&*spec.kind, &token) {
-            ("github", None) if value("password").is_none() => self.github_app(view, &secret)?,
-            ("azuredevops", None) => self.azure(view, &tls, proxy.as_ref())?,
+            ("github", None) if value("password").is_none() => {
+                self.github_app(view, &secret, fingerprint(&tls, proxy.as_ref()))?
+            }
+            ("azuredevops", None) => {
+                let certs = secret_name(if certs.is_some() { &certs } else { &secret });
+                self.azure(view, &tls, &certs, proxy.as_ref().map(|_| &*proxy_from))?
+            }
             _ => None,
         };
         let caller = Known { secrets: [&secret, &certs], identity: identity.as_ref(), address: &address, is_public };
@@ -320,7 +329,12 @@ impl Resolver {
     }
 
     /// The GitHub App of a Secret without a token.
-    fn github_app(&self, view: &ProviderView, secret: &Option<Referent>) -> Result<Option<Identity>, ResolveError> {
+    fn github_app(
+        &self,
+        view: &ProviderView,
+        secret: &Option<Referent>,
+        route: [u8; 32],
+    ) -> Result<Option<Identity>, ResolveError> {
         let Some(Referent { name, data }) = secret else { return Ok(None) };
         let app = App::parse(|key| data.trimmed(key))
             .map_err(|why| wrong("InvalidCredentials", format!("{name} cannot be used: {why}")))?;
@@ -328,17 +342,19 @@ impl Resolver {
         let (tokens, key) = (tokens.clone(), &view.provider.meta.key);
         Ok(app.map(|app| {
             let user = tokens.user(&key.namespace, &key.name);
-            Identity::GitHubApp(GitHubApp { app: Arc::new(app), tokens, user })
+            Identity::GitHubApp(GitHubApp { app: Arc::new(app), route, tokens, user })
         }))
     }
 
     /// The workload identity of a Provider without a token: that of its ServiceAccount, else
-    /// Herald's own, else none.
+    /// Herald's own, else none. `certs` names the Secret that `tls` comes from, `proxy` where the Provider's
+    /// proxy is given.
     fn azure(
         &self,
         view: &ProviderView,
         tls: &TlsConfig,
-        proxy: Option<&Secret>,
+        certs: &str,
+        proxy: Option<&str>,
     ) -> Result<Option<Identity>, ResolveError> {
         let Identities { tokens, azure, accounts, default_account, .. } = &self.identities;
         let named = view.provider.spec.service_account_name.as_ref();
@@ -353,23 +369,25 @@ impl Resolver {
                 return Err(wrong("InvalidCredentials", message));
             }
             (None, _) => match azure.own() {
-                // Whoever gives roots of his own, and a proxy, would be shown the token.
-                Ok(_) if tls.ca.is_some() => {
-                    return Err(wrong(
-                        "InvalidCredentials",
-                        "Herald's own identity at Azure is not used with a ca.crt of the Provider's; remove it, or name \
-                         a ServiceAccount"
-                            .to_owned(),
-                    ));
-                }
                 Ok(exchange) => exchange,
                 Err(_) => return Ok(None),
             },
         };
+        // Any tenant chooses these, and the token is not the tenant's.
+        let keys = format!("keys tls.crt and tls.key of {certs}");
+        let chosen = [
+            (tls.ca.is_some(), format!("key ca.crt of {certs}"), "add the CA to the system roots of Herald's image"),
+            (tls.identity.is_some(), keys, "no server of Azure DevOps asks for a client certificate"),
+            (proxy.is_some(), proxy.unwrap_or_default().to_owned(), "set HTTPS_PROXY in Herald's environment"),
+        ];
+        if let Some((_, field, instead)) = chosen.into_iter().find(|(given, ..)| *given) {
+            let message = format!("{field} is not used with a workload identity: remove it; {instead}");
+            return Err(wrong("InvalidCredentials", message));
+        }
         let client = self
             .clients
-            .get(&TlsConfig::default(), proxy)
-            .map_err(|error| wrong("InvalidProxy", format!("the Provider's proxy {error}")))?;
+            .get(&TlsConfig::default(), None)
+            .map_err(|error| wrong("InvalidCertificate", format!("the system's certificates {error}")))?;
         Ok(Some(Identity::Azure(Azure {
             exchange,
             authority: azure.authority.clone(),
@@ -427,6 +445,9 @@ pub fn without_effect(view: &ProviderView) -> Vec<String> {
     let has = |key| secret.as_ref().is_some_and(|secret| secret.data.trimmed(key).is_some());
     let name = secret_name(&secret);
     let mut found = Vec::new();
+    if spec.timeout.as_deref().is_some_and(|text| timeout(text).is_ok_and(|timeout| timeout > LONGEST_TIMEOUT)) {
+        found.push(format!("spec.timeout counts as {} s, the longest there is", LONGEST_TIMEOUT.as_secs()));
+    }
     let mut tell = |what: &str, why: &str| found.push(format!("{what} is without effect: {why}"));
 
     if spec.service_account_name.is_some() {
@@ -503,6 +524,19 @@ struct Known<'a> {
 struct Route<'a> {
     tls: &'a TlsConfig,
     proxy: Option<&'a Secret>,
+}
+
+/// Fingerprint of the Provider's certificates and proxy.
+fn fingerprint(tls: &TlsConfig, proxy: Option<&Secret>) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    let (certificate, key) = tls.identity.as_ref().map(|(certificate, key)| (certificate, key)).unzip();
+    for part in [tls.ca.as_ref(), certificate, key, proxy] {
+        let part = part.map_or("", Secret::expose);
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part.as_bytes());
+    }
+    context.update(&[u8::from(tls.append_system_roots)]);
+    context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 /// Paths are joined to it, so it ends in a slash.
@@ -621,6 +655,11 @@ fn masks(spec: &ProviderSpec, secrets: [&Option<Referent>; 3], proxy: Option<&Se
     masks
 }
 
+/// Time that one try may take, by `spec.timeout`.
+fn time_of_a_try(text: Option<&str>) -> Result<Duration, ResolveError> {
+    Ok(text.map_or(Ok(DEFAULT_TIMEOUT), timeout)?.min(LONGEST_TIMEOUT))
+}
+
 /// A Go duration of ms, s and m, as the schema admits it.
 fn timeout(text: &str) -> Result<Duration, ResolveError> {
     let wrong = || ResolveError {
@@ -701,7 +740,9 @@ mod tests {
             spec["proxy"] = json!("http://proxy.test");
             spec
         };
-        let cases: [(&str, Value, &[&str], &[&str]); 14] = [
+        let cases: [(&str, Value, &[&str], &[&str]); 16] = [
+            ("github", secret("timeout", json!("2m")), &["token"], &["spec.timeout counts as 60 s"]),
+            ("github", secret("timeout", json!("60s")), &["token"], &[]),
             ("azuredevops", account(), &["token"], &["spec.serviceAccountName", "Secret apps/s has a key token"]),
             ("azuredevops", account(), &["password"], &[]),
             ("gitea", account(), &["token"], &["spec.serviceAccountName", "type gitea has no workload identity"]),
@@ -739,6 +780,15 @@ mod tests {
         }
         for text in ["", "15", "0s", "1h", "s", "1.2.3s", "-1s"] {
             assert!(timeout(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_try_takes_longer_than_a_minute() {
+        for (text, seconds) in
+            [(None, 15), (Some("30s"), 30), (Some("60s"), 60), (Some("1m1s"), 60), (Some("9999999m"), 60)]
+        {
+            assert_eq!(time_of_a_try(text).expect("valid"), Duration::from_secs(seconds), "{text:?}");
         }
     }
 

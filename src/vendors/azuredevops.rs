@@ -44,10 +44,11 @@ pub(super) fn build(mut target: Target) -> Result<Service, BuildError> {
     let authorization = match (&target.token, &target.identity) {
         (Some(token), _) => Some(basic(b"", token.expose().as_bytes()).ok_or_else(forge::unusable_token)?),
         (None, Some(Identity::Azure(azure))) => {
-            if !is_azure(&base) {
+            if target.api_url.is_some() || !(is_azure(&base) || azure.simulates(&base)) {
                 return Err(BuildError::credentials(
-                    "the token of a workload identity is sent to https://dev.azure.com and nowhere else; for another \
-                     server put a personal access token into key token of the Secret of spec.secretRef",
+                    "the token of a workload identity is sent to https://dev.azure.com and nowhere else, whatever \
+                     spec.address and annotation herald.sh/api-url say; for another server put a personal access token \
+                     into key token of the Secret of spec.secretRef",
                 ));
             }
             target.credentials = Some(azure.credentials(SCOPE));
@@ -63,15 +64,10 @@ pub(super) fn build(mut target: Target) -> Result<Service, BuildError> {
     Ok(Service::Statuses(Box::new(AzureDevOps { target, repository, authorization })))
 }
 
-/// Whether this is Azure's own service: a Provider's address is its writer's to choose, and the
-/// token could be another's. Loopback is this machine itself, where a simulated service may be.
+/// Whether this is Azure's own service: any tenant chooses the address of a Provider, and the token is not the
+/// tenant's.
 fn is_azure(base: &Url) -> bool {
-    let loopback = match base.host() {
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        _ => false,
-    };
-    loopback || base.origin().ascii_serialization() == "https://dev.azure.com"
+    base.origin().ascii_serialization() == "https://dev.azure.com"
 }
 
 /// Address of the organisation, project and repository, out of each way they are written.

@@ -1,7 +1,7 @@
 //! Type `bitbucket`: build statuses at Bitbucket Cloud.
 //!
 //! API: "Commit statuses" of Bitbucket Cloud's REST API. A key has 40 characters at most, so it is
-//! the SHA-1 of the status' name; a name has fewer than 255. The address' host plays no part.
+//! the SHA-1 of the status' name; a name has fewer than 255.
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -34,9 +34,17 @@ struct Bitbucket {
 }
 
 pub(super) fn build(target: Target) -> Result<Service, BuildError> {
-    let repository = Repository::parse(target.address.expose())?;
-    let (workspace, name) = repository.owner_and_name()?;
+    let at = Repository::parse(target.address.expose())?;
+    // The credential of another server must not go to Bitbucket Cloud.
+    let known = [Some("bitbucket.org"), target.api_url.as_ref().and_then(Url::host_str)];
+    if !known.contains(&Some(at.host())) {
+        return Err(BuildError::address(
+            "spec.address names another host than bitbucket.org, and type bitbucket is Bitbucket Cloud; for Bitbucket \
+             Data Center or Server write spec.type bitbucketserver",
+        ));
+    }
     let base = target.api_url.clone().unwrap_or_else(|| Url::parse(API).expect("a constant"));
+    let (workspace, name) = at.owner_and_name()?;
     let repository = forge::under(&base, &["repositories", workspace, name]);
     let authorization = authorization(target.token.as_ref(), target.username.as_ref(), target.password.as_ref())?;
     Ok(Service::Statuses(Box::new(Bitbucket { target, repository, authorization })))

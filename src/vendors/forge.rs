@@ -128,8 +128,8 @@ fn with_scheme(address: &str) -> String {
 fn web_host(host: &str) -> String {
     match host {
         "www.github.com" | "ssh.github.com" => "github.com".to_owned(),
-        "altssh.gitlab.com" => "gitlab.com".to_owned(),
-        "altssh.bitbucket.org" => "bitbucket.org".to_owned(),
+        "altssh.gitlab.com" | "www.gitlab.com" => "gitlab.com".to_owned(),
+        "altssh.bitbucket.org" | "www.bitbucket.org" => "bitbucket.org".to_owned(),
         other => other.to_owned(),
     }
 }

@@ -634,35 +634,80 @@ async fn a_personal_access_token_wins_over_an_identity() {
     scene.end(1, 1).await;
 }
 
+type Shape = fn(Manifest) -> Manifest;
+
 #[tokio::test]
 async fn an_identity_is_not_lent_to_whoever_writes_a_provider() {
-    for (shape, reason, words) in [
+    let elsewhere = "https://dev.azure.com and nowhere else";
+    let cases: [(Shape, &str, &str); 10] = [
         (
-            (|provider| provider.spec("address", "https://azure.example.org/org/project/_git/fleet"))
-                as fn(Manifest) -> Manifest,
+            |git| git.spec("address", "https://azure.example.org/org/project/_git/fleet"),
             "InvalidCredentials",
-            "https://dev.azure.com and nowhere else",
+            elsewhere,
+        ),
+        (|git| git.spec("address", "http://dev.azure.com/org/project/_git/fleet"), "InvalidCredentials", elsewhere),
+        // Loopback is the operator's where Entra is, and a tenant's nowhere.
+        (|git| git.spec("address", "http://127.0.0.1:9/org/project/_git/fleet"), "InvalidCredentials", elsewhere),
+        (|git| git.spec("address", "https://[::1]:9/org/project/_git/fleet"), "InvalidCredentials", elsewhere),
+        (
+            |git| {
+                git.annotation("herald.sh/api-url", "https://dev.azure.com/other/")
+                    .spec("address", "https://dev.azure.com/org/project/_git/fleet")
+            },
+            "InvalidCredentials",
+            elsewhere,
         ),
         (
-            |provider| provider.spec("address", "http://dev.azure.com/org/project/_git/fleet"),
+            |git| git.spec("certSecretRef", serde_json::json!({"name": "ca"})),
             "InvalidCredentials",
-            "https://dev.azure.com and nowhere else",
+            "key ca.crt of Secret",
         ),
         (
-            |provider| provider.spec("certSecretRef", serde_json::json!({"name": "certs"})),
+            |git| git.spec("certSecretRef", serde_json::json!({"name": "client"})),
             "InvalidCredentials",
-            "ca.crt of the Provider's",
+            "keys tls.crt and tls.key of Secret",
         ),
-        (|provider| provider.spec("serviceAccountName", "x"), "FeatureGateDisabled", "ObjectLevelWorkloadIdentity"),
-    ] {
+        (|git| git.spec("proxy", "http://proxy.example.org:3128"), "InvalidCredentials", "spec.proxy is not used"),
+        (
+            |git| git.spec("proxySecretRef", serde_json::json!({"name": "proxy"})),
+            "InvalidCredentials",
+            "key address of Secret",
+        ),
+        (|git| git.spec("serviceAccountName", "x"), "FeatureGateDisabled", "ObjectLevelWorkloadIdentity"),
+    ];
+    for (shape, reason, words) in cases {
         let logs = Logs::collect();
         let (scene, _kubelet) = azure(shape, &[]).await;
         let authority = crate::tls::Authority::new();
-        scene.folder.write(&secret("certs", "ca.crt", &authority.pem()));
+        let (certificate, key) = authority.sign(rcgen::ExtendedKeyUsagePurpose::ClientAuth);
+        scene.folder.write(&secret("ca", "ca.crt", &authority.pem()));
+        scene.folder.write(&secret("client", "tls.crt", &certificate.pem()).key("tls.key", &key.serialize_pem()));
+        scene.folder.write(&secret("proxy", "address", "http://proxy.example.org:3128"));
         scene.post(&event(1)).await;
         logs.until(&["ERROR", "Healthy", reason, words, "name=git"]).await;
         assert!(scene.forge.requests().is_empty(), "{words}");
         scene.herald.stop().await;
+    }
+}
+
+/// Type `bitbucket` is the cloud, whose address is not that of a company's server.
+#[tokio::test]
+async fn a_credential_for_a_server_of_ones_own_goes_to_no_cloud() {
+    for (shape, words) in [
+        ((|git| git.spec("address", "https://bitbucket.corp.example/team/fleet.git")) as Shape, "spec.address names"),
+        (|git| git.spec("address", "git@bitbucket.corp.example:team/fleet.git"), "spec.address names"),
+        (|git| git.spec("address", "https://bitbucket.org.corp.example/scm/team/fleet.git"), "spec.address names"),
+    ] {
+        let logs = Logs::collect();
+        let forge = forge().await;
+        let manifests = [shape(git("bitbucket", &forge)), token(), alert("all", "git")];
+        let scene = Scene::with(forge, manifests, &[]).await;
+        scene.post(&event(1)).await;
+        logs.until(&["ERROR", "Ready", "InvalidAddress", words, "spec.type bitbucketserver", "name=git"]).await;
+        assert!(scene.forge.requests().is_empty());
+        // What was accepted waits for the right address.
+        scene.folder.write(&git("bitbucket", &scene.forge));
+        scene.end(1, 1).await;
     }
 }
 

@@ -17,7 +17,7 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
 use serde::Deserialize;
 use tokio::io::AsyncReadExt;
-use url::{Url, form_urlencoded};
+use url::{Host, Url, form_urlencoded};
 
 use super::cache::{Issued, Slot, Tokens, User};
 use super::{Credentials, no_token};
@@ -114,7 +114,7 @@ pub struct Azure {
     pub exchange: Exchange,
     /// Where Entra is.
     pub authority: Option<Url>,
-    /// The client to ask Entra with: the Provider's proxy, and no certificates but the system's.
+    /// The client for Entra: no proxy and no certificates of the Provider's.
     pub client: Arc<Client>,
     /// For a token's life.
     pub clock: Arc<dyn Clock>,
@@ -131,6 +131,16 @@ impl Azure {
             Exchange::Of(ServiceAccount { namespace, name, .. }, _) => format!("{namespace}/{name}"),
             Exchange::Own { tenant, client, .. } => format!("{tenant}\n{client}"),
         }
+    }
+
+    /// Whether this address belongs to a simulator: the operator's Entra is on loopback, and this is its server.
+    pub fn simulates(&self, base: &Url) -> bool {
+        let is_loopback = match base.host() {
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            _ => false,
+        };
+        is_loopback && self.authority.as_ref().is_some_and(|authority| authority.origin() == base.origin())
     }
 
     /// The identity as who calls a service that this scope is for.
@@ -212,7 +222,7 @@ impl Exchanged {
         // What is sent is masked in what comes back.
         target.masks.text(assertion.expose(), SHORTEST_OTHER);
         let Answer { access_token, expires_in } = target.send(request).await?.json()?;
-        Ok(Issued { token: Secret::new(access_token), lifetime: Duration::from_secs(expires_in.min(24 * 60 * 60)) })
+        Ok(Issued { token: Secret::new(access_token), lifetime: Duration::from_secs(expires_in) })
     }
 }
 

@@ -19,6 +19,10 @@ use crate::secret::Secret;
 /// A token is kept no longer than this, however long it is good (spec/auth.md 8).
 const LONGEST: Duration = Duration::from_secs(60 * 60);
 
+/// A longer life than this is taken for this: nobody's token is good for longer, and the last moment of a calendar
+/// cannot be added to a clock.
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// When a renewal fails while the old token is still good, the next try comes this much later.
 const PAUSE: Duration = Duration::from_secs(30);
 
@@ -245,12 +249,13 @@ impl Tokens {
         kept.failure = None;
         let authorization = crate::outbound::sensitive(&format!("Bearer {}", issued.token.expose()))
             .ok_or(SendError::NotTheVendor { what: "gave a token that no header can carry" })?;
+        let lifetime = issued.lifetime.min(LONGEST_LIFE);
         if self.max_size > 0 {
             kept.token = Some(Token {
                 authorization: authorization.clone(),
-                renew: now + (issued.lifetime * 4 / 5).min(self.max_duration),
-                end: now + issued.lifetime,
-                end_wall: wall + issued.lifetime,
+                renew: now + (lifetime * 4 / 5).min(self.max_duration),
+                end: now + lifetime,
+                end_wall: wall + lifetime,
                 used: now,
             });
             drop(kept);
@@ -333,7 +338,7 @@ mod tests {
     #[tokio::test]
     async fn a_token_is_renewed_at_four_fifths_of_its_life_or_at_the_longest() {
         for (lifetime, max_duration, kept) in
-            [(HOUR, HOUR, 2880.0), (3599, HOUR, 2879.2), (24 * HOUR, 24 * HOUR, 3600.0), (600, 300, 300.0)]
+            [(HOUR, HOUR, 2880.0), (3599, HOUR, 2879.2), (u64::MAX, 24 * HOUR, 3600.0), (600, 300, 300.0)]
         {
             let issuer = Issuer::new(100, max_duration);
             let slot = issuer.tokens.slot([1; 32]);

@@ -162,6 +162,9 @@ fn key_pair(pem: &Secret) -> Option<RsaKeyPair> {
 pub struct GitHubApp {
     /// The App.
     pub app: Arc<App>,
+    /// Fingerprint of the Provider's CA, client certificate and proxy. A token that came by one route is used on
+    /// no other: a tenant's proxy may have made it up.
+    pub route: [u8; 32],
     /// The tokens of all.
     pub tokens: Arc<Tokens>,
     /// The Provider, as who asks for them.
@@ -174,11 +177,12 @@ impl GitHubApp {
     /// # Errors
     /// When the Secret names another host for the App; in words that begin with the key.
     pub fn credentials(&self, target: &Target, repository: &Url, api: &Url) -> Result<Arc<dyn Credentials>, String> {
-        let Self { app, tokens, user } = self.clone();
+        let Self { app, route, tokens, user } = self.clone();
         let base = app.api(repository, api)?;
         let mut identity = Context::new(&SHA256);
         identity.update(b"github-app\n");
         identity.update(&app.fingerprint);
+        identity.update(&route);
         let installation = match &app.installation {
             Installation::Id(id) => id.to_string(),
             Installation::Owner(owner) => format!("of {owner}"),
@@ -456,7 +460,7 @@ mod tests {
         let mut target = Target::anonymous(client, clock, Duration::from_secs(10));
         target.gate = Arc::new(Once(true.into()));
         let user = tokens.user("apps", "git");
-        let app = GitHubApp { app: Arc::new(app.expect("an App")), tokens, user };
+        let app = GitHubApp { app: Arc::new(app.expect("an App")), route: [0; 32], tokens, user };
         let credentials = app.credentials(&target, &base, &base).expect("the host is the same");
         let error = credentials.authorization().await.expect_err("there is a wait");
         assert!(matches!(error, SendError::Held { told: true, .. }), "{error}");
