@@ -50,9 +50,10 @@ pub fn compose(
             Ok(Notice::CommitStatus(CommitStatus {
                 commit: commit.into(),
                 state,
-                name: status_id::of(event, alert, view)?,
+                name: text::fit(status_id::of(event, alert, view)?, wording.name, wording.ignores_case),
                 label: status_id::label(&event.involved_object),
-                summary: metadata::lookup(event, alert, "summary").map(str::to_owned),
+                summary: metadata::lookup(event, alert, "summary")
+                    .map(|summary| text::fit(summary.into(), status::LONGEST_NAME, false).to_string()),
                 description: match wording.description {
                     Some(limit) => text::cut(&description, limit),
                     None => description,

@@ -3,6 +3,9 @@
 use super::State;
 use crate::api::Event;
 
+/// Characters of a name where the vendor documents no limit: an expression can give far more.
+pub const LONGEST_NAME: usize = 1024;
+
 /// What `compose` must know of a vendor; its row in the vendor table says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wording {
@@ -10,6 +13,8 @@ pub struct Wording {
     pub pending: bool,
     /// The vendor takes names that differ in case for the same.
     pub ignores_case: bool,
+    /// The most characters of a name that the vendor takes, or [`LONGEST_NAME`].
+    pub name: usize,
     /// The most characters of a description the vendor takes.
     pub description: Option<usize>,
     /// Statuses of one name and different summaries are different statuses to the vendor.
@@ -18,8 +23,13 @@ pub struct Wording {
 
 impl Wording {
     /// Nothing special.
-    pub const PLAIN: Wording =
-        Wording { pending: false, ignores_case: false, description: None, summary_is_identity: false };
+    pub const PLAIN: Wording = Wording {
+        pending: false,
+        ignores_case: false,
+        name: LONGEST_NAME,
+        description: None,
+        summary_is_identity: false,
+    };
 
     /// A status' name as the vendor tells statuses apart.
     pub fn identity(&self, name: &str, summary: Option<&str>) -> String {

@@ -1,5 +1,9 @@
 //! Words out of CamelCase, and cutting to a vendor's length.
 
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+
 /// A reason as a description: split where the class of characters changes (lower, upper, digit,
 /// other), joined with spaces, in lower case. An upper-case run before a lower-case one gives it
 /// its last letter: `OCIArtifactPullFailed` is `oci artifact pull failed`.
@@ -54,6 +58,24 @@ pub fn cut(text: &str, limit: usize) -> String {
     }
 }
 
+/// Hex digits of the hash in a name that was cut.
+const HASH: usize = 16;
+
+/// A name of at most `limit` characters: a longer one is cut and ends in a part of its hash, so that two names
+/// stay two. With `ignores_case`, names that differ in case alone stay one.
+pub fn fit(name: Arc<str>, limit: usize, ignores_case: bool) -> Arc<str> {
+    if name.len() <= limit || name.chars().count() <= limit {
+        return name;
+    }
+    let hash = match ignores_case {
+        true => digest(&SHA256, name.to_lowercase().as_bytes()),
+        false => digest(&SHA256, name.as_bytes()),
+    };
+    let start = name.chars().take(limit.saturating_sub(HASH + 1)).chain(['-']);
+    let hash = hash.as_ref()[..HASH / 2].iter().map(|byte| format!("{byte:02x}"));
+    start.map(String::from).chain(hash).collect::<String>().into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +106,20 @@ mod tests {
     fn cuts_by_characters() {
         assert_eq!(cut("übergröße", 9), "übergröße");
         assert_eq!(cut("übergröße", 5), "über…");
+    }
+
+    #[test]
+    fn a_name_that_does_not_fit_keeps_its_start_and_is_told_from_others() {
+        let long = |end: &str| Arc::from(format!("Kustomization/{}{end}", "ü".repeat(255)));
+        let (one, other) = (fit(long("a"), 255, false), fit(long("b"), 255, false));
+        assert_eq!([one.chars().count(), other.chars().count()], [255, 255]);
+        assert!(one.starts_with("Kustomization/üü") && one != other);
+        assert_eq!(one, fit(long("a"), 255, false), "the same each time");
+        assert_ne!(fit(long("A"), 255, false), one);
+        let lower = |text: &str| text.to_lowercase();
+        assert_eq!(lower(&fit(long("A"), 255, true)), lower(&fit(long("a"), 255, true)));
+        let fits: Arc<str> = "ü".repeat(255).into();
+        assert_eq!(fit(fits.clone(), 255, false), fits);
     }
 
     proptest::proptest! {

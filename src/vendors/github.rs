@@ -1,7 +1,7 @@
 //! Type `github`: commit statuses at github.com, GHE.com and GitHub Enterprise Server.
 //!
 //! API: "REST API endpoints for commit statuses" of GitHub's documentation. Limits: a description
-//! has 140 characters at most, a context is compared without regard to case.
+//! has 140 characters at most, a context 255 (runatlantis/atlantis#2506); a context is compared without regard to case.
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -17,7 +17,7 @@ use crate::compose::{CommitStatus, Wording};
 use crate::outbound::auth::Identity;
 use crate::outbound::{Request, SendError, Target, sensitive};
 
-pub(super) const WORDING: Wording = Wording { ignores_case: true, description: Some(140), ..Wording::PLAIN };
+pub(super) const WORDING: Wording = Wording { ignores_case: true, name: 255, description: Some(140), ..Wording::PLAIN };
 
 /// What follows the commit where its statuses are read: as many per page as GitHub gives.
 const STATUSES: &str = "/statuses?per_page=100";

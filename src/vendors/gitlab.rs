@@ -2,6 +2,7 @@
 //!
 //! API: "Commits API", *List the statuses of a commit* and *Set the pipeline status of a commit*, of
 //! GitLab's documentation. A description has 255 characters at most (`lib/api/commit_statuses.rb`).
+//! So does the name of a job ("CI/CD jobs"), and a status is shown as one.
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -16,7 +17,7 @@ use super::{BuildError, Listing, Service, Statuses};
 use crate::compose::{CommitStatus, Wording};
 use crate::outbound::{Request, SendError, Target, sensitive};
 
-pub(super) const WORDING: Wording = Wording { description: Some(255), ..Wording::PLAIN };
+pub(super) const WORDING: Wording = Wording { name: 255, description: Some(255), ..Wording::PLAIN };
 
 const WORDS: Words = Words { pending: "pending", success: "success", failure: "failed" };
 

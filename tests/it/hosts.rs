@@ -71,6 +71,40 @@ async fn an_api_at_another_host_never_sees_the_token() {
     }
 }
 
+/// An expression can give a name of any length, and an object's name alone may have 253 characters.
+#[tokio::test]
+async fn a_name_longer_than_the_host_takes_is_cut_and_two_stay_two() {
+    for (kind, limit) in [("github", 255), ("gitlab", 255), ("gitea", 1024), ("azuredevops", 1024)] {
+        let forge = forge().await;
+        let git =
+            git(kind, &forge).spec("commitStatusExpr", "string(event.message) + string(event.involvedObject.name)");
+        let scene = scene(forge, git, token()).await;
+        let named = |name: &str| {
+            let mut event = (*kustomization_event(name, &sha(1))).clone();
+            event["message"] = "n".repeat(20_000).into();
+            event
+        };
+        for name in ["one", "other"] {
+            scene.post(&named(name)).await;
+            scene.herald.idle().await;
+        }
+        let statuses = scene.forge.statuses(&sha(1));
+        let mut names: Vec<&str> = statuses.iter().map(|status| status.context.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), 2, "{kind}");
+        assert!(names.iter().all(|name| name.len() == limit && name.starts_with("nnn")), "{kind}: {names:?}");
+        // A Herald that remembers nothing finds them again.
+        let writes = scene.forge.writes();
+        scene.herald.stop().await;
+        let another = crate::scene::herald(&scene.forge, &scene.folder, &[]).await;
+        assert_eq!(another.post(&named("one")).await, 202);
+        another.idle().await;
+        assert_eq!(scene.forge.writes(), writes, "{kind}: it stands already");
+        another.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn repositories_are_called_what_their_host_calls_them() {
     for (kind, path, repository) in [

@@ -26,6 +26,8 @@ pub(super) const DEFAULT_CONTEXT: &str = "default";
 const MAX_PER_CONTEXT: usize = 1000;
 /// zalando/zappr#378, vince-riv/argo-diff#49: 422 above this; OpenAPI does not say it.
 const MAX_DESCRIPTION: usize = 140;
+/// runatlantis/atlantis#2506, stategraph/stategraph#739: 422 above this; OpenAPI does not say it.
+const MAX_CONTEXT: usize = 255;
 /// OpenAPI: the enum of `state`.
 const STATES: [&str; 4] = ["error", "failure", "pending", "success"];
 /// OpenAPI: "per-page: max 100, default 30".
@@ -153,6 +155,9 @@ fn check(body: &Bytes) -> Result<Said, Refusal> {
         return Err(invalid(Some("description"), "description is too long (maximum is 140 characters)"));
     }
     let context = text("context")?.unwrap_or_else(|| DEFAULT_CONTEXT.to_owned());
+    if context.chars().count() > MAX_CONTEXT {
+        return Err(invalid(Some("context"), "context is too long (maximum is 255 characters)"));
+    }
     Ok(Said { context, state, description, target_url: text("target_url")?, ..Said::default() })
 }
 
