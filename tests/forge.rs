@@ -532,6 +532,18 @@ async fn azure_lists_every_status_or_the_newest_of_each_name_and_genre() {
 }
 
 #[tokio::test]
+async fn an_old_azure_refuses_a_newer_version_and_names_its_own() {
+    let desk = Desk::new().await;
+    let body = json!({"context": {"name": "a"}, "state": "succeeded"});
+    assert_eq!(desk.azure("POST", "", body.clone()).await.0, 201);
+    desk.forge.azure_latest(5.1);
+    let (status, answer) = desk.azure("POST", "", body).await;
+    assert_eq!(status, 400);
+    assert_eq!(answer["typeKey"], "VssVersionOutOfRangeException");
+    assert!(answer["message"].as_str().is_some_and(|message| message.ends_with("supports is 5.1.")), "{answer}");
+}
+
+#[tokio::test]
 async fn azure_shows_strangers_a_page_that_looks_like_success() {
     let desk = Desk::new().await;
     desk.forge.token("t0k", Access::Write);

@@ -1,12 +1,14 @@
 //! Type `azuredevops`: commit statuses at Azure DevOps Services and Server.
 //!
-//! API: "Statuses" of the Git REST API, version 6.0. A status is identified by genre and name; the
+//! API: "Statuses" of the Git REST API, version 6.0, or an older one that an older server names. A status is identified by genre and name; the
 //! genre holds the Alert's summary.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::HeaderValue;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderName};
+use http::{HeaderValue, StatusCode};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -15,7 +17,7 @@ use super::forge::{self, Repository, Words};
 use super::{BuildError, Listing, Service, Statuses};
 use crate::compose::{CommitStatus, Wording};
 use crate::outbound::auth::Identity;
-use crate::outbound::{Request, SendError, Target, basic};
+use crate::outbound::{Request, SendError, Sent, Target, basic};
 
 pub(super) const WORDING: Wording = Wording { summary_is_identity: true, ..Wording::PLAIN };
 
@@ -24,9 +26,21 @@ const SCOPE: &str = "499b84ac-1321-427f-aa17-267ca6975798/.default";
 
 const WORDS: Words = Words { pending: "pending", success: "succeeded", failure: "error" };
 
+/// `Accept` with the version of the API, newest first. Azure DevOps Server 2019 ends at 5.1, Team Foundation Server
+/// 2015 at 2.0, which is the first that has statuses of commits.
+const VERSIONS: [(f32, &str); 5] = [
+    (6.0, "application/json;api-version=6.0"),
+    (5.0, "application/json;api-version=5.0"),
+    (4.0, "application/json;api-version=4.0"),
+    (3.0, "application/json;api-version=3.0"),
+    (2.0, "application/json;api-version=2.0"),
+];
+
 struct AzureDevOps {
     target: Target,
     repository: Url,
+    /// Which of [`VERSIONS`] this server understands, as far as it was asked.
+    version: AtomicUsize,
     /// From a personal access token; a workload identity's comes with each request.
     authorization: Option<HeaderValue>,
 }
@@ -61,7 +75,8 @@ pub(super) fn build(mut target: Target) -> Result<Service, BuildError> {
             ));
         }
     };
-    Ok(Service::Statuses(Box::new(AzureDevOps { target, repository, authorization })))
+    let version = AtomicUsize::new(0);
+    Ok(Service::Statuses(Box::new(AzureDevOps { target, repository, version, authorization })))
 }
 
 /// Whether this is Azure's own service: any tenant chooses the address of a Provider, and the token is not the
@@ -87,9 +102,19 @@ fn parts(repository: &Repository) -> Option<(Url, String, String)> {
         let [_, organisation, project, name] = path[..] else { return None };
         return Some((services(organisation), project.into(), name.into()));
     }
-    let (organisation, project, name) = match path.iter().rposition(|part| *part == "_git") {
-        Some(at) if at + 2 == path.len() && at >= 1 => (&path[..at - 1], path[at - 1], path[at + 1]),
-        Some(_) => return None,
+    let is_services = host == "dev.azure.com" || host.ends_with(".visualstudio.com");
+    let (organisation, project, name) = match path.iter().rposition(|part| matches!(*part, "_git" | "_ssh")) {
+        Some(at) => {
+            let name = repository_after(&path[at + 1..])?;
+            // A repository that has the name of its project is shown without it.
+            let collection_only = match &path[..at] {
+                [] => true,
+                [.., last] if last.eq_ignore_ascii_case("DefaultCollection") => true,
+                [_] => host == "dev.azure.com" || !is_services,
+                _ => false,
+            };
+            if collection_only { (&path[..at], name, name) } else { (&path[..at - 1], path[at - 1], name) }
+        }
         None if path.len() == 4 => (&path[..1], path[1], path[3]),
         None => return None,
     };
@@ -102,6 +127,31 @@ fn parts(repository: &Repository) -> Option<(Url, String, String)> {
     let lower: Vec<String> = organisation.iter().map(|part| part.to_lowercase()).collect();
     let lower: Vec<&str> = lower.iter().map(String::as_str).collect();
     Some((forge::under(&repository.origin, &lower), project.into(), name.into()))
+}
+
+/// What follows a repository in the addresses of its pages.
+const PAGES: [&str; 9] = [
+    "branchcompare",
+    "branches",
+    "commit",
+    "commits",
+    "pullrequest",
+    "pullrequestcreate",
+    "pullrequests",
+    "pushes",
+    "tags",
+];
+
+/// The repository in what follows `_git`: alone, marked as whole or not (`_full`), or with a page of it.
+fn repository_after<'a>(path: &[&'a str]) -> Option<&'a str> {
+    let path = path.strip_prefix(&["_full"]).or(path.strip_prefix(&["_optimized"])).unwrap_or(path);
+    match path {
+        [name] => Some(name),
+        [name, page, ..] if PAGES.contains(&page.to_ascii_lowercase().as_str()) => {
+            Some(name.strip_suffix(".git").unwrap_or(name))
+        }
+        _ => None,
+    }
 }
 
 #[derive(Deserialize)]
@@ -137,13 +187,23 @@ fn genre(summary: Option<&str>) -> String {
 
 impl AzureDevOps {
     fn dressed(&self, request: Request) -> Request {
-        let request = request
-            .header(ACCEPT, "application/json;api-version=6.0")
-            // Without it a bad token is answered with a redirect to a page.
-            .header(HeaderName::from_static("x-tfs-fedauthredirect"), "Suppress");
+        // Without it a bad token is answered with a redirect to a page.
+        let request = request.header(HeaderName::from_static("x-tfs-fedauthredirect"), "Suppress");
         match &self.authorization {
             Some(authorization) => request.authorization(authorization),
             None => request,
+        }
+    }
+
+    /// Carries out a request in the newest version of the API that the server is known to understand, and in an older
+    /// one when it answers that it does not. Such a refusal comes before anything is done.
+    async fn send(&self, request: Request) -> Result<Sent, SendError> {
+        let mut version = self.version.load(Ordering::Relaxed);
+        loop {
+            let sent = self.target.send(self.dressed(request.clone()).header(ACCEPT, VERSIONS[version].1)).await;
+            let Some(older) = sent.as_ref().err().and_then(|error| older(version, error)) else { return sent };
+            version = older;
+            self.version.fetch_max(version, Ordering::Relaxed);
         }
     }
 
@@ -151,6 +211,21 @@ impl AzureDevOps {
         let path = format!("commits/{}/statuses{query}", status.commit);
         self.repository.join(&path).expect("a commit always joins")
     }
+}
+
+/// The version to ask in after this answer: at most what the server says it has, or the next older one. A minor
+/// version may be a preview there, which has to be asked for in another way. `None` when the version is not the fault.
+fn older(version: usize, error: &SendError) -> Option<usize> {
+    let SendError::Status { status: StatusCode::BAD_REQUEST, body, .. } = error else { return None };
+    if !["VssVersionOutOfRangeException", "VssInvalidPreviewVersionException"].iter().any(|kind| body.contains(kind)) {
+        return None;
+    }
+    let named = body.split("this server supports is ").nth(1).and_then(|rest| {
+        let end = rest.find(|sign: char| !sign.is_ascii_digit() && sign != '.').unwrap_or(rest.len());
+        rest[..end].trim_end_matches('.').parse::<f32>().ok()
+    });
+    let known = |other: &usize| named.is_none_or(|named| VERSIONS[*other].0 <= named);
+    (version + 1..VERSIONS.len()).find(known)
 }
 
 impl Statuses for AzureDevOps {
@@ -163,9 +238,9 @@ impl Statuses for AzureDevOps {
     }
 
     fn read<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<Listing, SendError>> {
-        let request = self.dressed(Request::get(self.url(status, "?latestOnly=true&top=1000")));
+        let request = Request::get(self.url(status, "?latestOnly=true&top=1000"));
         async move {
-            let answer: Answer = self.target.send(request).await?.json()?;
+            let answer: Answer = self.send(request).await?.json()?;
             let rows = answer.value.into_iter().filter_map(|row| {
                 let context = row.context?;
                 let genre = context.genre.unwrap_or_default();
@@ -190,10 +265,9 @@ impl Statuses for AzureDevOps {
             state: WORDS.of(status.state),
         };
         let body = serde_json::to_vec(&body).expect("text always encodes");
-        let request = self
-            .dressed(Request::post_json(self.url(status, ""), body))
-            .header(CONTENT_TYPE, "application/json;charset=utf-8");
-        async move { self.target.send(request).await?.json::<IgnoredAny>().map(drop) }.boxed()
+        let request =
+            Request::post_json(self.url(status, ""), body).header(CONTENT_TYPE, "application/json;charset=utf-8");
+        async move { self.send(request).await?.json::<IgnoredAny>().map(drop) }.boxed()
     }
 }
 
@@ -216,6 +290,33 @@ mod tests {
             ("git@ssh.dev.azure.com:v3/org/proj/repo", "https://dev.azure.com/org/", "proj", "repo"),
             ("ssh://git@ssh.dev.azure.com:22/v3/Org/proj/repo", "https://dev.azure.com/org/", "proj", "repo"),
             ("org@vs-ssh.visualstudio.com:v3/org/proj/repo", "https://dev.azure.com/org/", "proj", "repo"),
+            ("https://dev.azure.com/org/_git/repo", "https://dev.azure.com/org/", "repo", "repo"),
+            ("https://org.visualstudio.com/_git/repo", "https://dev.azure.com/org/", "repo", "repo"),
+            ("https://org.visualstudio.com/DefaultCollection/_git/repo", "https://dev.azure.com/org/", "repo", "repo"),
+            ("https://tfs.example.org/Coll/_git/repo", "https://tfs.example.org/coll/", "repo", "repo"),
+            (
+                "http://tfs.example.org/tfs/DefaultCollection/_git/repo",
+                "http://tfs.example.org/tfs/defaultcollection/",
+                "repo",
+                "repo",
+            ),
+            (
+                "https://dev.azure.com/org/proj/_git/repo?path=/a&version=GBmain",
+                "https://dev.azure.com/org/",
+                "proj",
+                "repo",
+            ),
+            ("https://dev.azure.com/org/proj/_git/repo/pullrequest/7", "https://dev.azure.com/org/", "proj", "repo"),
+            (
+                "https://dev.azure.com/org/proj/_git/repo/branchCompare?x=1",
+                "https://dev.azure.com/org/",
+                "proj",
+                "repo",
+            ),
+            ("https://dev.azure.com/org/proj/_git/repo/commits#x", "https://dev.azure.com/org/", "proj", "repo"),
+            ("https://dev.azure.com/org/proj/_git/_full/repo", "https://dev.azure.com/org/", "proj", "repo"),
+            ("https://dev.azure.com/org/proj/_git/_optimized/repo", "https://dev.azure.com/org/", "proj", "repo"),
+            ("ssh://org@org.visualstudio.com:22/proj/_ssh/repo", "https://dev.azure.com/org/", "proj", "repo"),
             ("https://org.visualstudio.com/proj/_git/repo", "https://dev.azure.com/org/", "proj", "repo"),
             (
                 "https://org.visualstudio.com/DefaultCollection/proj/_git/repo",
@@ -252,11 +353,39 @@ mod tests {
             "https://dev.azure.com/org/proj/repo",
             "https://dev.azure.com/org/proj/_git",
             "https://dev.azure.com/org/proj/_git/repo/branch",
-            "https://org.visualstudio.com/_git/repo",
+            "https://dev.azure.com/_git/repo",
+            "https://tfs.example.org/_git/repo",
             "git@ssh.dev.azure.com:org/proj/repo",
             "https://dev.azure.com/org%2F../proj/_git/repo",
         ] {
             assert_eq!(parts(&Repository::parse(address).expect(address)), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn the_next_version_is_one_that_the_server_has() {
+        let refusal = |status: u16, body: &str| SendError::Status {
+            status: StatusCode::from_u16(status).expect("valid"),
+            retry_after: None,
+            body: body.to_owned(),
+        };
+        let latest = |named: &str| {
+            let message = format!("6.0 is out of range. The latest REST API version this server supports is {named}.");
+            refusal(400, &format!(r#"{{"message":"{message}","typeKey":"VssVersionOutOfRangeException"}}"#))
+        };
+        for (version, error, expected) in [
+            (0, latest("5.1"), Some(1)),
+            (0, latest("5.0"), Some(1)),
+            (0, latest("4.1"), Some(2)),
+            (0, latest("2.3"), Some(4)),
+            (0, latest("1.0"), None),
+            (1, latest("5.1"), Some(2)),
+            (0, refusal(400, "VssInvalidPreviewVersionException"), Some(1)),
+            (4, refusal(400, "VssVersionOutOfRangeException"), None),
+            (0, refusal(400, "another"), None),
+            (0, refusal(404, "VssVersionOutOfRangeException"), None),
+        ] {
+            assert_eq!(older(version, &error), expected, "{version} {error:?}");
         }
     }
 

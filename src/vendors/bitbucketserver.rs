@@ -31,7 +31,7 @@ struct BitbucketServer {
 pub(super) fn build(target: Target) -> Result<Service, BuildError> {
     let (repository, link) = parts(target.address.expose()).ok_or_else(|| {
         BuildError::address(
-            "spec.address is not the clone address of a repository; write it like \
+            "spec.address is not the clone address of a repository by HTTP; write it like \
              https://host/context/scm/project/repository.git",
         )
     })?;
@@ -54,19 +54,33 @@ fn parts(written: &str) -> Option<(Url, String)> {
     address.set_password(None).ok()?;
     address.set_username("").ok()?;
     let link = if written.contains('@') { address.to_string() } else { written.to_owned() };
-    // The last one: a context path may hold `scm` itself.
-    let (context, rest) = address.path().rsplit_once("/scm/")?;
-    let (project, name) = rest.trim_matches('/').split_once('/')?;
-    let name = name.strip_suffix(".git").unwrap_or(name);
-    if project.is_empty() || name.is_empty() || name.contains('/') {
-        return None;
-    }
+    let (context, project, name) = in_path(address.path())?;
     let path = format!("{context}/rest/api/latest/projects/{project}/repos/{name}/");
     let mut repository = address;
     repository.set_query(None);
     repository.set_fragment(None);
     repository.set_path(&path);
     Some((repository, link))
+}
+
+/// Context path, project and repository of a clone address, or of a page of the repository: a person's repositories
+/// are in the project `~name`.
+fn in_path(path: &str) -> Option<(&str, String, &str)> {
+    let named = |text: &str| !text.is_empty() && !text.contains('/');
+    // The last one: a context path may hold `scm` itself.
+    if let Some((context, rest)) = path.rsplit_once("/scm/") {
+        let (project, name) = rest.trim_matches('/').split_once('/')?;
+        let name = name.strip_suffix(".git").unwrap_or(name);
+        return Some((context, project.to_owned(), name)).filter(|_| named(project) && named(name));
+    }
+    let (front, rest) = path.rsplit_once("/repos/")?;
+    let name = rest.split('/').next().filter(|name| named(name))?;
+    let whose = [("/projects/", ""), ("/users/", "~")];
+    let (context, project, mark) = whose.into_iter().find_map(|(kind, mark)| {
+        let (context, project) = front.rsplit_once(kind)?;
+        named(project).then_some((context, project, mark))
+    })?;
+    Some((context, format!("{mark}{project}"), name))
 }
 
 /// The request body; the peer's fields in the peer's order.
@@ -146,6 +160,10 @@ mod tests {
             ("https://HOST:443/scm/PROJ/repo.git", format!("https://host/{API}/PROJ/repos/repo/"), None),
             ("https://host/scm/proj/repo.git?x=1#y", format!("https://host/{API}/proj/repos/repo/"), None),
             ("https://host/scm/proj/a%2Fb.git", format!("https://host/{API}/proj/repos/a%2Fb/"), None),
+            ("https://host/projects/PROJ/repos/repo", format!("https://host/{API}/PROJ/repos/repo/"), None),
+            ("https://host/projects/P/repos/repo/browse?at=x", format!("https://host/{API}/P/repos/repo/"), None),
+            ("https://host/ctx/projects/P/repos/r/commits/1", format!("https://host/ctx/{API}/P/repos/r/"), None),
+            ("https://host/users/me/repos/repo/browse/a/b", format!("https://host/{API}/~me/repos/repo/"), None),
             (
                 "https://user:s3cret@host/scm/proj/repo.git",
                 format!("https://host/{API}/proj/repos/repo/"),
@@ -162,7 +180,10 @@ mod tests {
         for address in [
             "",
             "host/scm/proj/repo.git",
-            "https://host/projects/proj/repos/repo",
+            "https://host/projects/proj/repos",
+            "https://host/projects/proj/repos/",
+            "https://host/projects/a/b/repos/repo",
+            "https://host/repos/repo/browse",
             "https://host/scm/proj",
             "https://host/scm/proj/.git",
             "https://host/scm//repo.git",

@@ -63,15 +63,23 @@ impl Repository {
         Ok(Self { origin, path: path.to_owned() })
     }
 
-    /// The path as owner and repository, for the hosts that nest no deeper.
+    /// The path as owner and repository, for the hosts that nest no deeper. What a browser shows of a page of the
+    /// repository, such as `/tree/main`, is left out.
     pub fn owner_and_name(&self) -> Result<(&str, &str), BuildError> {
-        match self.path.split_once('/') {
-            Some((owner, name)) if is_segment(owner) && is_segment(name) => Ok((owner, name)),
-            _ => Err(BuildError::address(
+        let mut parts = self.path.split('/');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(owner), Some(name), page) if is_page(page) => {
+                let name = name.strip_suffix(".git").unwrap_or(name);
+                Some((owner, name)).filter(|_| is_segment(owner) && is_segment(name))
+            }
+            _ => None,
+        }
+        .ok_or_else(|| {
+            BuildError::address(
                 "spec.address does not name one owner and one repository; write it like \
                  https://host/owner/repository",
-            )),
-        }
+            )
+        })
     }
 
     /// Where the API is, and the repository as it is called there: under `suffix` of the web server,
@@ -94,6 +102,55 @@ impl Repository {
     pub fn host(&self) -> &str {
         self.origin.host_str().unwrap_or_default()
     }
+}
+
+/// What follows owner and repository in the addresses of GitHub's, Gitea's and Bitbucket Cloud's pages.
+const PAGES: [&str; 40] = [
+    "actions",
+    "activity",
+    "admin",
+    "archive",
+    "blame",
+    "blob",
+    "branch",
+    "branches",
+    "commit",
+    "commits",
+    "compare",
+    "deployments",
+    "discussions",
+    "downloads",
+    "edit",
+    "graph",
+    "graphs",
+    "issues",
+    "labels",
+    "media",
+    "milestones",
+    "network",
+    "overview",
+    "packages",
+    "pipelines",
+    "projects",
+    "pull",
+    "pull-requests",
+    "pulls",
+    "pulse",
+    "raw",
+    "releases",
+    "security",
+    "settings",
+    "src",
+    "tag",
+    "tags",
+    "tree",
+    "wiki",
+    "workflow",
+];
+
+/// Whether nothing follows a repository, or one of its pages.
+fn is_page(part: Option<&str>) -> bool {
+    part.is_none_or(|part| PAGES.contains(&part))
 }
 
 /// Whether this is one part of a path, and not a way out of it.
@@ -296,6 +353,29 @@ mod tests {
         ] {
             let repository = Repository::parse(address).unwrap_or_else(|error| panic!("{address}: {error:?}"));
             assert_eq!((repository.origin.as_str(), repository.path.as_str()), (origin, path), "{address}");
+        }
+    }
+
+    #[test]
+    fn addresses_as_browsers_show_them() {
+        for address in [
+            "https://github.com/acme/fleet/tree/main",
+            "https://github.com/acme/fleet/tree/feature/x/clusters",
+            "https://github.com/acme/fleet/blob/main/README.md#usage",
+            "https://github.com/acme/fleet.git/commits/main/",
+            "https://github.com/acme/fleet/commit/0123456789abcdef0123456789abcdef01234567",
+            "https://github.com/acme/fleet/pull/7/files?w=1",
+            "https://github.com/acme/fleet/actions",
+            "https://GITHUB.com/acme/fleet/?tab=readme-ov-file#flux",
+            "https://codeberg.org/acme/fleet/src/branch/main/clusters",
+            "https://gitea.example.org/acme/fleet/commits/branch/main",
+            "https://gitea.example.org/acme/fleet/pulls/1",
+            "https://bitbucket.org/acme/fleet/src/main/",
+            "https://bitbucket.org/acme/fleet/commits/branch/main",
+            "https://bitbucket.org/acme/fleet/pull-requests/3",
+        ] {
+            let repository = Repository::parse(address).expect(address);
+            assert_eq!(repository.owner_and_name(), Ok(("acme", "fleet")), "{address}");
         }
     }
 

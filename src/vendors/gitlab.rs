@@ -40,8 +40,14 @@ pub(super) fn build(target: Target) -> Result<Service, BuildError> {
     Ok(Service::Statuses(Box::new(GitLab { target, project, token })))
 }
 
-/// The project in the API. Its path is one segment with its slashes encoded, or a number.
+/// The project in the API. Its path is one segment with its slashes encoded, or a number. What follows `/-/` is a
+/// page of it; any other part may be a group, and `projects/1234` leads to a project's page by its number.
 fn project(base: &Url, path: &str) -> Option<Url> {
+    let path = path.split_once("/-/").map_or(path, |(project, _)| project);
+    let path = path.strip_suffix("/-").unwrap_or(path);
+    let path = path.strip_suffix(".git").unwrap_or(path);
+    let number = path.strip_prefix("projects/").filter(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()));
+    let path = number.filter(|number| !number.is_empty()).unwrap_or(path);
     if !path.split('/').all(forge::is_segment) {
         return None;
     }
@@ -136,6 +142,16 @@ mod tests {
             ("https://gitlab.com/foo/bar/", "https://gitlab.com/api/v4/projects/foo%2Fbar/"),
             ("git@gitlab.com:group/sub.x/proj.git", "https://gitlab.com/api/v4/projects/group%2Fsub%2Ex%2Fproj/"),
             ("https://g.example.org:8443/a/b/c/d.git", "https://g.example.org:8443/api/v4/projects/a%2Fb%2Fc%2Fd/"),
+            ("https://gitlab.com/a/b/-/tree/main/x", "https://gitlab.com/api/v4/projects/a%2Fb/"),
+            ("https://gitlab.com/a/b/c/-/merge_requests/3?tab=x", "https://gitlab.com/api/v4/projects/a%2Fb%2Fc/"),
+            ("https://gitlab.com/a/b.git/-/commits/main", "https://gitlab.com/api/v4/projects/a%2Fb/"),
+            ("https://gitlab.com/a/b/-", "https://gitlab.com/api/v4/projects/a%2Fb/"),
+            ("https://gitlab.com/a/-b/-c", "https://gitlab.com/api/v4/projects/a%2F-b%2F-c/"),
+            ("https://GITLAB.com/a/b/-/-/c", "https://gitlab.com/api/v4/projects/a%2Fb/"),
+            // A group may be called that.
+            ("https://gitlab.com/a/tree/main", "https://gitlab.com/api/v4/projects/a%2Ftree%2Fmain/"),
+            ("https://gitlab.com/projects/1234", "https://gitlab.com/api/v4/projects/1234/"),
+            ("https://gitlab.com/projects/a1", "https://gitlab.com/api/v4/projects/projects%2Fa1/"),
             ("https://gitlab.com/1234", "https://gitlab.com/api/v4/projects/1234/"),
             ("http://gitlab.com/a_b/c-d", "http://gitlab.com/api/v4/projects/a_b%2Fc-d/"),
             ("https://gitlab.com/a%20b/c?x#y", "https://gitlab.com/api/v4/projects/a%20b%2Fc/"),

@@ -263,6 +263,20 @@ async fn azure_is_asked_to_refuse_a_token_instead_of_showing_a_page() {
 }
 
 #[tokio::test]
+async fn an_older_azure_devops_server_is_spoken_to_in_the_version_it_has() {
+    for latest in [5.1, 4.1, 2.3] {
+        let scene = Scene::of("azuredevops").await;
+        scene.forge.azure_latest(latest);
+        scene.tell([kustomization_event("web", &sha(1))]).await;
+        assert_eq!(scene.forge.statuses(&sha(1)).len(), 1, "{latest}");
+        // It was asked once too often, and is no more.
+        scene.requests(3).await;
+        scene.tell([kustomization_event("web", &sha(2))]).await;
+        scene.end(3, 2).await;
+    }
+}
+
+#[tokio::test]
 async fn at_azure_every_summary_is_a_status_of_its_own() {
     let forge = forge().await;
     let git = git("azuredevops", &forge);

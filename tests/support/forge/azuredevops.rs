@@ -122,6 +122,26 @@ async fn create(
     Ok(answer)
 }
 
+/// cribeiro84/azure-devops-pull-request-hub#118, microsoft/azure-devops-extension-api#57: the answer of an older server,
+/// word for word, to a version that it does not have.
+fn check_version(shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(latest) = shared.world.lock().azure_latest else { return Ok(()) };
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let asked = accept.split("api-version=").nth(1).and_then(|version| version.parse::<f32>().ok());
+    match asked.filter(|asked| *asked > latest) {
+        None => Ok(()),
+        Some(asked) => Err(error(
+            StatusCode::BAD_REQUEST,
+            "Microsoft.VisualStudio.Services.WebApi.VssVersionOutOfRangeException, \
+             Microsoft.VisualStudio.Services.WebApi",
+            &format!(
+                "The requested REST API version of {asked:.1} is out of range for this server. The latest REST API \
+                 version this server supports is {latest:.1}."
+            ),
+        )),
+    }
+}
+
 fn names_a_version(uri: &Uri, headers: &HeaderMap) -> bool {
     let in_query = Paging::parse(uri, "top", TOP, TOP).get("api-version").is_some();
     let mut accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
@@ -157,6 +177,7 @@ fn enter(
     headers: &HeaderMap,
     wanted: Access,
 ) -> Result<Place, Refusal> {
+    check_version(shared, headers)?;
     let repository = format!("{organization}/{project}/{repository}");
     let place = Place { host: Host::AzureDevOps, repository, commit };
     let admitted = shared.world.lock().admit(&place, headers, wanted);

@@ -229,6 +229,11 @@ impl Forge {
         self.shared.world.lock().gitlab = gitlab::Pace { work, wait };
     }
 
+    /// The newest version of the API that Azure DevOps has here: 5.1 for Azure DevOps Server 2019.
+    pub fn azure_latest(&self, version: f32) {
+        self.shared.world.lock().azure_latest = Some(version);
+    }
+
     /// From now on no caller may go faster than this.
     pub fn limits(&self, limits: Limits) {
         self.shared.world.lock().callers.limits = Some(limits);

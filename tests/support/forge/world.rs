@@ -240,6 +240,8 @@ pub(super) struct World {
     pub tokens: HashMap<String, Access>,
     pub apps: Vec<App>,
     pub applications: Vec<Application>,
+    /// The newest version of Azure DevOps' API that is here; none for any.
+    pub azure_latest: Option<f32>,
     pub token_life: Duration,
     /// Tokens given out here, and until when each is good.
     pub minted: Vec<(String, Timestamp)>,
@@ -270,6 +272,7 @@ impl Default for World {
             tokens: HashMap::new(),
             apps: Vec::new(),
             applications: Vec::new(),
+            azure_latest: None,
             token_life: apps::LIFE,
             minted: Vec::new(),
             faults: Vec::new(),
