@@ -102,7 +102,7 @@ async fn demo(flags: &Flags) -> anyhow::Result<bool> {
     let binary = flags.herald.clone().map_or_else(beside_this_example, Ok)?;
     let mut herald = Herald::start(
         &binary,
-        ["--manifests".as_ref(), manifests.as_os_str()]
+        ["--allow-address=127.0.0.0/8".as_ref(), "--manifests".as_ref(), manifests.as_os_str()]
             .into_iter()
             .chain(["--events-addr", EVENTS, "--health-addr", HEALTH, "--metrics-addr", METRICS].map(AsRef::as_ref)),
     )?;

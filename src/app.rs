@@ -28,6 +28,7 @@ use crate::delivery::{Deadlines, Delivery};
 use crate::ingest::{self, Bounds, Door, listen};
 use crate::ops::health;
 use crate::ops::metrics::Metrics;
+use crate::outbound::Addresses;
 use crate::outbound::auth::{AzureEnvironment, ServiceAccounts, Tokens, Uses};
 use crate::outbox::{self, DurableOutbox, Limits, MemoryOutbox, Outbox};
 use crate::pipeline::Pipeline;
@@ -107,7 +108,9 @@ impl App {
         tell_of_tokens(&metrics, &identities.tokens);
         let stores = Arc::new(Stores::new(cli.no_cross_namespace_refs));
         let view: Arc<dyn View> = stores.clone();
-        let resolver = Arc::new(Resolver::new(clock.clone(), cli.bitbucket_api_base_url.clone(), identities));
+        let addresses = Addresses::allowing(&cli.allow_address);
+        let resolver =
+            Arc::new(Resolver::new(clock.clone(), addresses, cli.bitbucket_api_base_url.clone(), identities));
         let outbox = open_outbox(cli, matches!(source, Source::Cluster(_)), clock.clone())?;
         tell_of_outbox(&metrics, &outbox, &view, &clock);
         let deadlines = Deadlines { status: cli.delivery_deadline_status, message: cli.delivery_deadline_message };

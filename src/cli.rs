@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::ops::logging::{Encoding, LogLevel};
+use crate::outbound::AddressRange;
 
 /// Herald tells Git hosts and other services what Flux did.
 ///
@@ -55,6 +56,12 @@ pub struct Cli {
     /// Where Bitbucket Cloud's API is.
     #[arg(long, env = "BITBUCKET_API_BASE_URL", hide = true)]
     pub bitbucket_api_base_url: Option<url::Url>,
+
+    /// Connect also to these addresses, such as 127.0.0.0/8 or 169.254.10.1; may be given several times.
+    /// Loopback, link-local and metadata addresses are refused otherwise: a Provider could reach the pod, its node
+    /// or the cloud's credentials through Herald. Private addresses need no flag.
+    #[arg(long, value_name = "CIDR")]
+    pub allow_address: Vec<AddressRange>,
 
     /// Let an Alert tell only of objects in its own namespace.
     #[arg(long, value_name = "BOOL", default_value_t = false, default_missing_value = "true",

@@ -31,7 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ingest", &["pipeline", "api", "ops"]),
     ("reconcile", &["api", "view", "matching", "delivery::resolve", "delivery::troubles", "cluster", "ops"]),
     ("ops", &[]),
-    ("cli", &["ops"]),
+    ("cli", &["ops", "outbound"]),
     ("operate", &["cli", "clock", "compose", "outbox"]),
     (
         "app",
@@ -43,7 +43,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "delivery",
             "ingest",
             "ops",
-            "outbound::auth",
+            "outbound",
             "outbox",
             "pipeline",
             "reconcile",
@@ -209,7 +209,7 @@ fn the_kube_client_and_sockets_are_where_they_belong() {
     );
     may(
         "only `outbound` opens connections to vendors",
-        r"\bhyper(_util)?::client\b|\bhyper_rustls::|\bTcpStream\b|\bUnixStream\b|\bUdpSocket\b",
+        r"\bhyper(_util)?::client\b|\bhyper_rustls::|\breqwest::|\bTcpStream\b|\bUnixStream\b|\bUdpSocket\b",
         &["outbound"],
     );
     may("only `app` and `ingest` listen", r"\bTcpListener\b", &["app", "ingest"]);

@@ -35,6 +35,10 @@ impl Program {
     /// The same with `more` flags.
     pub async fn herald_with(other: Option<&Path>, manifests: &Path, more: &[&str]) -> anyhow::Result<Self> {
         let mut command = Command::new(other.unwrap_or(env!("CARGO_BIN_EXE_herald").as_ref()));
+        // An earlier build knows no such flag, and refuses no address.
+        if other.is_none() {
+            command.arg("--allow-address=127.0.0.0/8");
+        }
         command
             .args(["--events-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0"])
             .arg("--outbox-path")

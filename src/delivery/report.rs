@@ -68,6 +68,9 @@ pub struct Why {
     pub(super) stands: bool,
 }
 
+/// What conditions say of every place that gave no HTTP answer. The log says more.
+const NO_HTTP: &str = "no HTTP answer within the timeout";
+
 impl Why {
     /// A reason of our own.
     pub fn new(reason: &'static str, text: impl Into<String>) -> Self {
@@ -101,7 +104,9 @@ impl Why {
         }
         let reason = match error {
             SendError::NoCredential(_) | SendError::Token { .. } => "InvalidCredentials",
-            SendError::Connect | SendError::Timeout | SendError::Broken => "Unreachable",
+            SendError::Connect | SendError::Timeout | SendError::Broken | SendError::NotBegun => "Unreachable",
+            SendError::NoRoom => "OutOfMemory",
+            SendError::Unsendable => "Rejected",
             SendError::Tls(_) => "TLSFailed",
             SendError::Held { because, .. } => return Self::sent(because),
             SendError::AskedToWait => "RateLimited",
@@ -119,6 +124,10 @@ impl Why {
         // What is wrong with a certificate tells of hosts that a tenant may not reach.
         let (text, remote) = match error {
             SendError::Tls(detail) => ("the TLS handshake failed".to_owned(), detail.clone()),
+            // One text for all of them: which it is tells what is at an address.
+            SendError::Connect | SendError::Timeout | SendError::Broken | SendError::NotBegun => {
+                (NO_HTTP.to_owned(), error.to_string())
+            }
             other => (other.to_string(), other.body().to_owned()),
         };
         Self { reason, text, remote, tries: None, asked: false, stands: false }

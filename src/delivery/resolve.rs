@@ -20,7 +20,9 @@ use crate::clock::Clock;
 use crate::outbound::auth::{
     App, Azure, AzureEnvironment, Exchange, GitHubApp, Identity, ServiceAccount, ServiceAccounts, Tokens,
 };
-use crate::outbound::{ClientError, Clients, Masks, SHORTEST, SHORTEST_OTHER, Target, TlsConfig};
+use crate::outbound::{
+    Addresses, AnswerRoom, ClientError, Clients, Masks, SHORTEST, SHORTEST_OTHER, Target, TlsConfig, Way,
+};
 use crate::secret::Secret;
 use crate::vendors::forge::Repository;
 use crate::vendors::{self, BuildError, Service};
@@ -76,6 +78,7 @@ pub struct Identities {
 /// Services by Provider, each for the version it was made from.
 pub struct Resolver {
     clients: Clients,
+    room: AnswerRoom,
     clock: Arc<dyn Clock>,
     bitbucket_api: Option<Url>,
     budget: Arc<Budget>,
@@ -95,10 +98,16 @@ pub type Resolved = Result<Arc<Service>, ResolveError>;
 impl Resolver {
     /// Nothing resolved yet. `bitbucket_api` is where Bitbucket Cloud's API is, when not at its own
     /// host.
-    pub fn new(clock: Arc<dyn Clock>, bitbucket_api: Option<Url>, identities: Identities) -> Self {
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        addresses: Addresses,
+        bitbucket_api: Option<Url>,
+        identities: Identities,
+    ) -> Self {
         let bitbucket_api = bitbucket_api.map(with_slash);
         let budget = Budget::new(clock.clone());
-        Self { clients: Clients::default(), clock, bitbucket_api, budget, identities, resolved: Mutex::default() }
+        let (clients, room) = (Clients::new(addresses), AnswerRoom::default());
+        Self { clients, room, clock, bitbucket_api, budget, identities, resolved: Mutex::default() }
     }
 
     /// The service of a Provider as it is now. Nothing of it is kept when `is_there` says that it is gone:
@@ -179,30 +188,13 @@ impl Resolver {
         };
         let tls = self.tls(view, &secret, &certs, row.carries == crate::matching::gate::Carries::CommitStatus)?;
         let (proxy, proxy_from) = proxy(spec.proxy.as_deref(), &secret, &proxies)?;
-        let client = self.clients.get(&tls, proxy.as_ref()).map_err(|error| {
-            let (reason, what) = match error {
-                ClientError::Ca => (
-                    "InvalidCertificate",
-                    format!("key ca.crt of {}", secret_name(if certs.is_some() { &certs } else { &secret })),
-                ),
-                ClientError::Identity => (
-                    "InvalidCertificate",
-                    format!(
-                        "keys tls.crt and tls.key of {}",
-                        secret_name(if certs.is_some() { &certs } else { &secret })
-                    ),
-                ),
-                ClientError::Proxy => ("InvalidProxy", proxy_from.clone()),
-                ClientError::Library => ("InvalidCertificate", "what the Provider gives for TLS".to_owned()),
-            };
-            wrong(reason, format!("{what} {error}"))
-        })?;
         let api_url = self.api_url(view, &address)?;
         let value = |key| secret.as_ref().and_then(|secret| secret.data.trimmed(key));
+        let is_public = in_secret.is_none();
+        self.permitted(&address, api_url.as_ref(), is_public)?;
         let headers = headers_of(&secret)?;
         let timeout = time_of_a_try(spec.timeout.as_deref())?;
         let is_status = row.carries == crate::matching::gate::Carries::CommitStatus;
-        let is_public = in_secret.is_none();
         let token = value("token");
         let identity = match (&*spec.kind, &token) {
             ("github", None) if value("password").is_none() => {
@@ -217,6 +209,25 @@ impl Resolver {
         let caller = Known { secrets: [&secret, &certs], identity: identity.as_ref(), address: &address, is_public };
         let route = Route { tls: &tls, proxy: proxy.as_ref() };
         let pass = self.pass_of(view, is_status, &caller, api_url.as_ref(), &route);
+        let way = Way { tls: &tls, proxy: proxy.as_ref(), owner: pass.credential() };
+        let client = self.clients.get(way).map_err(|error| {
+            let (reason, what) = match error {
+                ClientError::Ca => (
+                    "InvalidCertificate",
+                    format!("key ca.crt of {}", secret_name(if certs.is_some() { &certs } else { &secret })),
+                ),
+                ClientError::Identity => (
+                    "InvalidCertificate",
+                    format!(
+                        "keys tls.crt and tls.key of {}",
+                        secret_name(if certs.is_some() { &certs } else { &secret })
+                    ),
+                ),
+                ClientError::Proxy | ClientError::ProxyRefused => ("InvalidProxy", proxy_from.clone()),
+                ClientError::Library => ("InvalidCertificate", "what the Provider gives for TLS".to_owned()),
+            };
+            wrong(reason, format!("{what} {error}"))
+        })?;
         let target = Target {
             address,
             api_url,
@@ -230,6 +241,8 @@ impl Resolver {
             gate: pass.clone(),
             masks: masks(spec, [&secret, &certs, &proxies], proxy.as_ref()),
             client,
+            tenant: view.provider.meta.key.namespace.clone(),
+            room: self.room.clone(),
             clock: self.clock.clone(),
         };
         let service = (row.build)(target).map_err(|BuildError { reason, message }| {
@@ -309,6 +322,19 @@ impl Resolver {
         })
     }
 
+    /// Refuses an address of the pod, its node or the cloud's metadata. A name is looked at when it is resolved.
+    fn permitted(&self, address: &Secret, api_url: Option<&Url>, is_public: bool) -> Result<(), ResolveError> {
+        let repository = Repository::parse(address.expose()).ok().map(|repository| repository.origin);
+        let plain = Url::parse(address.expose()).ok();
+        let refused = |url: &Url| self.clients.addresses().refuse(url);
+        if ![api_url, repository.as_ref(), plain.as_ref()].into_iter().flatten().any(refused) {
+            return Ok(());
+        }
+        let message = "spec.address leads to a loopback, link-local or metadata address, which Herald does not connect \
+                       to; the operator can allow it with --allow-address";
+        Err(ResolveError { reason: "AddressRefused", message: message.to_owned(), terminal: is_public })
+    }
+
     /// Where the API is, when the address alone does not tell: annotation `herald.sh/api-url`, else
     /// for Bitbucket Cloud what `BITBUCKET_API_BASE_URL` says.
     fn api_url(&self, view: &ProviderView, address: &Secret) -> Result<Option<Url>, ResolveError> {
@@ -386,7 +412,7 @@ impl Resolver {
         }
         let client = self
             .clients
-            .get(&TlsConfig::default(), None)
+            .get(Way { tls: &TlsConfig::default(), proxy: None, owner: 0 })
             .map_err(|error| wrong("InvalidCertificate", format!("the system's certificates {error}")))?;
         Ok(Some(Identity::Azure(Azure {
             exchange,
@@ -824,7 +850,8 @@ mod tests {
             object_level: true,
             default_account: default_account.map(str::to_owned),
         };
-        Resolver::new(clock, None, identities)
+        let loopback = Addresses::allowing(&["127.0.0.0/8".parse().expect("a range")]);
+        Resolver::new(clock, loopback, None, identities)
     }
 
     /// A Provider in a namespace, with the Secret `secret` where it has one.

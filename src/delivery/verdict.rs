@@ -44,6 +44,8 @@ pub fn verdict(error: &SendError) -> Verdict {
     let repository = || Verdict::Park(Scope::Repository("".into()));
     match error {
         SendError::Connect | SendError::Timeout | SendError::Broken | SendError::TooLarge => Verdict::Later,
+        SendError::NotBegun | SendError::NoRoom => Verdict::Later,
+        SendError::Unsendable => Verdict::Drop,
         SendError::NoCredential(_) => repository(),
         SendError::Token { error, .. } => match verdict(error) {
             // Whoever refuses a token says nothing of the notification, and what it refuses is often mended

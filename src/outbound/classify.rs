@@ -20,6 +20,15 @@ pub enum SendError {
     /// The connection broke before the answer was complete.
     #[error("the connection broke before the answer was complete")]
     Broken,
+    /// The server closed its HTTP/2 connection, and says that it did not begin with the request.
+    #[error("the server closed the connection before it began with the request")]
+    NotBegun,
+    /// No request can be made of what is to be sent.
+    #[error("no request can be made of it: the address is too long or not valid")]
+    Unsendable,
+    /// No memory for the answer: others' answers take it.
+    #[error("no memory was free for the answer")]
+    NoRoom,
     /// A redirect that would carry the credential to another host, or one too many.
     #[error("redirected to another place, which is not followed")]
     Redirect,
@@ -76,6 +85,9 @@ impl SendError {
             SendError::Tls(_) => "tls",
             SendError::Timeout => "timeout",
             SendError::Broken => "broken",
+            SendError::NotBegun => "not_begun",
+            SendError::Unsendable => "unsendable",
+            SendError::NoRoom => "no_room",
             SendError::Redirect => "redirect",
             SendError::Status { .. } => "status",
             SendError::NotTheVendor { .. } => "not_the_vendor",
@@ -143,34 +155,51 @@ impl SendError {
     }
 }
 
-impl From<tokio::time::error::Elapsed> for SendError {
-    fn from(_: tokio::time::error::Elapsed) -> Self {
-        SendError::Timeout
-    }
-}
-
-impl From<hyper_util::client::legacy::Error> for SendError {
-    fn from(error: hyper_util::client::legacy::Error) -> Self {
-        let otherwise = if error.is_connect() { SendError::Connect } else { SendError::Broken };
+impl From<reqwest::Error> for SendError {
+    /// The one place where reqwest's errors are told apart.
+    fn from(error: reqwest::Error) -> Self {
+        if error.is_builder() {
+            return SendError::Unsendable;
+        }
+        let otherwise = if error.is_timeout() {
+            SendError::Timeout
+        } else if error.is_connect() {
+            SendError::Connect
+        } else {
+            SendError::Broken
+        };
         of_causes(&error).unwrap_or(otherwise)
     }
 }
 
-impl From<hyper::Error> for SendError {
-    fn from(error: hyper::Error) -> Self {
-        of_causes(&error).unwrap_or(SendError::Broken)
-    }
-}
-
-/// What lies behind an error, if that is told apart: TLS, and time.
+/// What lies behind an error, if that is told apart: certificates, streams that the server did not begin, and time.
 fn of_causes(error: &(dyn std::error::Error + 'static)) -> Option<SendError> {
     std::iter::successors(Some(error), |error| error.source()).find_map(|cause| {
         if let Some(tls) = tls_error(cause) {
-            return Some(SendError::Tls(tls.to_string()));
+            return Some(of_tls(tls));
+        }
+        if cause.downcast_ref().is_some_and(is_not_begun) {
+            return Some(SendError::NotBegun);
         }
         let io = cause.downcast_ref::<std::io::Error>()?;
         (io.kind() == std::io::ErrorKind::TimedOut).then_some(SendError::Timeout)
     })
+}
+
+/// What speaks no TLS is a place like any other that speaks no HTTP.
+fn of_tls(error: &rustls::Error) -> SendError {
+    match error {
+        rustls::Error::InvalidMessage(_) => SendError::Connect,
+        error => SendError::Tls(error.to_string()),
+    }
+}
+
+/// Whether the server says that it did nothing with a stream: it refused the stream, or went away before it
+/// (RFC 9113 8.7).
+fn is_not_begun(error: &h2::Error) -> bool {
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    let gone = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+    error.is_remote() && (refused || gone)
 }
 
 /// The TLS error that `cause` is or wraps. An `io::Error` hides what it wraps from `source()`, and

@@ -3,17 +3,21 @@
 //! `vendors` build a [`Request`], [`Target::send`] carries it out: with the Target's credentials,
 //! within its timeout, following no redirect to another host, reading no more than it may.
 
+mod addresses;
 pub mod auth;
 mod classify;
 mod client;
-mod connect;
 mod mask;
+mod proxy;
+mod room;
 mod target;
 mod tls;
 
+pub use addresses::{AddressRange, Addresses};
 pub use classify::{Left, SendError, asked_pause};
-pub use client::{Client, ClientError, Clients};
+pub use client::{Client, ClientError, Clients, Way};
 pub use mask::{Masks, SHORTEST, SHORTEST_OTHER};
+pub use room::AnswerRoom;
 pub use target::{Target, basic, sensitive};
 pub use tls::TlsConfig;
 
@@ -26,6 +30,11 @@ use url::Url;
 
 /// Bytes of an answer that are read; a page of 100 statuses is about 200 KiB.
 const MAX_ANSWER: usize = 8 << 20;
+
+/// Bytes and time that the body of a good answer may take of which only the status counts. A connection whose
+/// answer was read to its end is used again.
+const MAX_IGNORED: usize = 4 << 10;
+const IGNORED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Bytes of an error's body that are kept to say why.
 const MAX_ERROR_BODY: usize = 4 << 10;
@@ -91,18 +100,27 @@ pub struct Request {
     pub headers: HeaderMap,
     /// Empty for none.
     pub body: Bytes,
+    /// The status alone decides: the body of a good answer is not waited for.
+    pub status_only: bool,
 }
 
 impl Request {
     /// A GET.
     pub fn get(url: Url) -> Self {
-        Self { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new() }
+        Self { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new(), status_only: false }
     }
 
     /// A POST of JSON.
     pub fn post_json(url: Url, body: Vec<u8>) -> Self {
-        Self { method: Method::POST, url, headers: HeaderMap::new(), body: body.into() }
+        Self { method: Method::POST, url, headers: HeaderMap::new(), body: body.into(), status_only: false }
             .header(http::header::CONTENT_TYPE, "application/json")
+    }
+
+    /// The same, of whose good answer only the status counts.
+    #[must_use]
+    pub fn status_only(mut self) -> Self {
+        self.status_only = true;
+        self
     }
 
     /// Adds a header.
@@ -118,14 +136,16 @@ const SIGN_IN_PAGE: SendError = SendError::NotTheVendor { what: SIGN_IN };
 const SIGN_IN: &str = "answered 203, which is a sign-in page";
 
 /// A 2xx answer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Sent {
     /// The status.
     pub status: StatusCode,
     /// The headers.
     pub headers: HeaderMap,
-    /// The body, whole.
+    /// The body, whole; empty where only the status counts.
     pub body: Vec<u8>,
+    /// The memory that the body takes.
+    _room: Option<room::Share>,
 }
 
 impl Sent {

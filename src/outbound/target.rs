@@ -6,18 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
-use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, LOCATION, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, LOCATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use http_body_util::Full;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::auth::{Credentials, Identity};
 use super::client::Answer;
 use super::{
-    AGENT, Client, Gate, Leave, Left, MAX_ANSWER, MAX_ERROR_BODY, MAX_REDIRECTS, Masks, Open, Request, SendError, Sent,
-    asked_pause,
+    AGENT, AnswerRoom, Client, Gate, IGNORED_TIMEOUT, Leave, Left, MAX_ANSWER, MAX_ERROR_BODY, MAX_IGNORED,
+    MAX_REDIRECTS, Masks, Open, Request, SendError, Sent, asked_pause,
 };
 use crate::clock::Clock;
 use crate::secret::Secret;
@@ -48,6 +46,10 @@ pub struct Target {
     pub timeout: Duration,
     /// The pooled client.
     pub client: Arc<Client>,
+    /// Namespace of the Provider: answers take of its share of `room`.
+    pub tenant: Arc<str>,
+    /// Memory for answers.
+    pub room: AnswerRoom,
     /// Asked before each request, and told what came of it.
     pub gate: Arc<dyn Gate>,
     /// For `Retry-After` dates.
@@ -70,6 +72,8 @@ impl Target {
             masks: Masks::default(),
             timeout,
             client,
+            tenant: "".into(),
+            room: AnswerRoom::default(),
             clock,
         }
     }
@@ -79,7 +83,9 @@ impl Target {
     pub fn without_credentials(&self) -> Self {
         let masks = self.masks.clone();
         let gate = Arc::new(Leave(self.gate.clone()));
-        Self { masks, gate, ..Self::anonymous(self.client.clone(), self.clock.clone(), self.timeout) }
+        let (tenant, room) = (self.tenant.clone(), self.room.clone());
+        let anonymous = Self::anonymous(self.client.clone(), self.clock.clone(), self.timeout);
+        Self { masks, gate, tenant, room, ..anonymous }
     }
 
     /// Carries out one request, with a credential when the Target has to get one first. When that is
@@ -134,12 +140,11 @@ impl Target {
         let mut moved = false;
         for _ in 0..=MAX_REDIRECTS {
             self.gate.enter()?;
-            let mut answer = self.client.send(outgoing(&request, &url)?, self.timeout).await?;
-            let status = answer.status;
-            Left::read(&answer.headers, self.clock.wall()).inspect(|left| self.gate.left(*left));
+            let mut answer = self.client.send(outgoing(&request, &url, self.timeout)).await?;
+            let status = answer.status();
+            Left::read(answer.headers(), self.clock.wall()).inspect(|left| self.gate.left(*left));
             if status.is_success() {
-                let body = read(&mut answer, MAX_ANSWER).await?.ok_or(SendError::TooLarge)?;
-                let sent = Sent { status, headers: std::mem::take(&mut answer.headers), body };
+                let sent = if request.status_only { ignored(answer).await } else { self.whole(answer).await? };
                 if moved && sent.is_page() {
                     return Err(SendError::NotTheVendor { what: "a redirect led to a page, as one to sign in does" });
                 }
@@ -150,7 +155,7 @@ impl Target {
                 return Err(SendError::Redirect);
             }
             if matches!(status.as_u16(), 301 | 302 | 307 | 308) {
-                url = Cow::Owned(within_host(&url, &answer.headers).ok_or(SendError::Redirect)?);
+                url = Cow::Owned(within_host(&url, answer.headers()).ok_or(SendError::Redirect)?);
                 moved |= matches!(status.as_u16(), 301 | 302);
                 continue;
             }
@@ -159,8 +164,25 @@ impl Target {
         Err(SendError::Redirect)
     }
 
+    /// Reads a good answer to its end.
+    async fn whole(&self, mut answer: Answer) -> Result<Sent, SendError> {
+        let mut room = self.room.share(&self.tenant);
+        // A length is a promise: no memory is taken on its word beyond what needs no room.
+        let mut body = Vec::with_capacity(answer.length().min(32 << 10) as usize);
+        while let Some(chunk) = answer.chunk().await? {
+            if body.len() + chunk.len() > MAX_ANSWER {
+                return Err(SendError::TooLarge);
+            }
+            if !room.grow(chunk.len()) {
+                return Err(SendError::NoRoom);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Sent { status: answer.status(), headers: answer.take_headers(), body, _room: Some(room) })
+    }
+
     async fn refusal(&self, sent: &HeaderMap, answer: &mut Answer) -> SendError {
-        let status = answer.status;
+        let status = answer.status();
         // Twice of what is kept: a credential must not be cut before it is masked.
         let mut body = Vec::new();
         while let Ok(Some(chunk)) = answer.chunk().await {
@@ -170,7 +192,7 @@ impl Target {
             }
         }
         let body = String::from_utf8_lossy(&body);
-        let retry_after = asked_pause(status, &answer.headers, &body, self.clock.wall());
+        let retry_after = asked_pause(status, answer.headers(), &body, self.clock.wall());
         let mut body = self.masked(&body, sent);
         body.truncate(body.floor_char_boundary(MAX_ERROR_BODY));
         SendError::Status { status, retry_after, body }
@@ -223,44 +245,53 @@ fn within_host(from: &Url, headers: &HeaderMap) -> Option<Url> {
 }
 
 /// `request` as it goes to `url`, with what every request says.
-fn outgoing(request: &Request, url: &Url) -> Result<http::Request<Full<Bytes>>, SendError> {
-    let body = if request.method == Method::GET { Bytes::new() } else { request.body.clone() };
-    let mut outgoing = http::Request::new(Full::new(body));
-    *outgoing.method_mut() = request.method.clone();
+fn outgoing(request: &Request, url: &Url, timeout: Duration) -> reqwest::Request {
+    let mut url = url.clone();
+    // A user in the address is sent as a header, and never to a proxy.
+    let user = user(&url);
+    if user.is_some() {
+        let _ = (url.set_username(""), url.set_password(None));
+    }
+    let mut outgoing = reqwest::Request::new(request.method.clone(), url);
+    *outgoing.timeout_mut() = Some(timeout);
+    if request.method != Method::GET {
+        *outgoing.body_mut() = Some(request.body.clone().into());
+    }
     *outgoing.headers_mut() = request.headers.clone();
     let headers = outgoing.headers_mut();
     headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
     headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
-    let address = if url.username().is_empty() && url.password().is_none() {
-        url.as_str().parse()
-    } else {
-        // Who is named in the address is told in a header, and not to a proxy.
-        if let (false, Some(user)) = (headers.contains_key(AUTHORIZATION), user(url)) {
-            headers.insert(AUTHORIZATION, user);
+    // Without it a server may compress (RFC 9110 12.5.3); what does so all the same is understood.
+    headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
+    if let Some(user) = user {
+        headers.entry(AUTHORIZATION).or_insert(user);
+    }
+    outgoing
+}
+
+/// A good answer whose body nobody needs.
+async fn ignored(mut answer: Answer) -> Sent {
+    let (status, headers) = (answer.status(), answer.take_headers());
+    let mut left = MAX_IGNORED;
+    let rest = async {
+        while let Ok(Some(chunk)) = answer.chunk().await
+            && chunk.len() <= left
+        {
+            left -= chunk.len();
         }
-        let mut url = url.clone();
-        let _ = (url.set_username(""), url.set_password(None));
-        url.as_str().parse()
     };
-    *outgoing.uri_mut() = address.map_err(|_: http::uri::InvalidUri| SendError::Connect)?;
-    Ok(outgoing)
+    // The answer is good, whatever becomes of its body.
+    let _ = tokio::time::timeout(IGNORED_TIMEOUT, rest).await;
+    Sent { status, headers, body: Vec::new(), _room: None }
 }
 
 /// The user and the password of an address, for basic authentication.
 fn user(url: &Url) -> Option<HeaderValue> {
+    if url.username().is_empty() && url.password().is_none() {
+        return None;
+    }
     let plain = |text| percent_decode_str(text).collect::<Vec<_>>();
     basic(&plain(url.username()), &plain(url.password().unwrap_or_default()))
-}
-
-async fn read(answer: &mut Answer, limit: usize) -> Result<Option<Vec<u8>>, SendError> {
-    let mut body = Vec::with_capacity(answer.length().min(limit as u64) as usize);
-    while let Some(chunk) = answer.chunk().await? {
-        if body.len() + chunk.len() > limit {
-            return Ok(None);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Some(body))
 }
 
 #[cfg(test)]
@@ -271,21 +302,22 @@ mod tests {
     fn what_every_request_says() {
         let url = |text: &str| Url::parse(text).expect("valid");
         let of = |request: Request| {
-            let outgoing = outgoing(&request, &request.url).expect("an address");
+            let outgoing = outgoing(&request, &request.url, Duration::from_secs(1));
             let header = |name| outgoing.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-            let body = hyper::body::Body::size_hint(outgoing.body()).exact();
-            (outgoing.uri().to_string(), header(AUTHORIZATION), header(ACCEPT), header(USER_AGENT), body)
+            let body = outgoing.body().and_then(|body| body.as_bytes()).map_or(0, <[u8]>::len);
+            assert_eq!(header(ACCEPT_ENCODING).as_deref(), Some("identity"));
+            (outgoing.url().to_string(), header(AUTHORIZATION), header(ACCEPT), header(USER_AGENT), body)
         };
         let any = || (Some("*/*".to_owned()), Some(AGENT.to_owned()));
         let (accept, agent) = any();
         let plain = Request::get(url("https://host/a?b=c#d"));
-        assert_eq!(of(plain), ("https://host/a?b=c".into(), None, accept, agent, Some(0)));
+        assert_eq!(of(plain), ("https://host/a?b=c#d".into(), None, accept, agent, 0));
 
         // The base64 of "me@home:p:w".
         let (accept, agent) = any();
         let named = Request::post_json(url("http://me%40home:p%3Aw@host:81/a"), b"{}".to_vec());
         let basic = Some("Basic bWVAaG9tZTpwOnc=".to_owned());
-        assert_eq!(of(named.clone()), ("http://host:81/a".into(), basic, accept, agent, Some(2)));
+        assert_eq!(of(named.clone()), ("http://host:81/a".into(), basic, accept, agent, 2));
 
         let ours = named.authorization(&HeaderValue::from_static("Bearer t")).header(ACCEPT, "text/x");
         let (_, authorization, accept, ..) = of(ours);

@@ -1,12 +1,15 @@
 //! What a Provider's certificates make of a connection. Made by `client` with each new client.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use rustls::client::danger::ServerCertVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_platform_verifier::Verifier;
 
 use super::ClientError;
@@ -24,26 +27,101 @@ pub struct TlsConfig {
 }
 
 impl TlsConfig {
-    /// These settings as `rustls` has them, with no application protocol named yet.
+    /// These settings as `rustls` has them: HTTP/2 is offered before HTTP/1.1.
     pub(super) fn build(&self) -> Result<ClientConfig, ClientError> {
-        let builder = ClientConfig::builder();
         let roots = self.ca.as_ref().map(roots).transpose()?.unwrap_or_default();
-        let builder = if self.ca.is_some() && !self.append_system_roots {
-            let mut store = RootCertStore::empty();
-            for root in roots {
-                store.add(root).map_err(|_| ClientError::Ca)?;
+        let chains =
+            if self.ca.is_some() && !self.append_system_roots { given(&roots)? } else { system(roots.clone())? };
+        let verifier: Arc<dyn ServerCertVerifier> =
+            if roots.is_empty() { chains } else { Arc::new(OrItself { chains, roots }) };
+        let builder = ClientConfig::builder().dangerous().with_custom_certificate_verifier(verifier);
+        let mut config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                // Either of the two may hold both.
+                let pem = format!("{}\n{}", key.expose(), certificate.expose());
+                let chain = certificates(&pem).map_err(|_| ClientError::Identity)?;
+                let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| ClientError::Identity)?;
+                builder.with_client_auth_cert(chain, key).map_err(|_| ClientError::Identity)?
             }
-            builder.with_root_certificates(store)
-        } else {
-            builder.dangerous().with_custom_certificate_verifier(system(roots)?)
         };
-        let Some((certificate, key)) = &self.identity else { return Ok(builder.with_no_client_auth()) };
-        // Either of the two may hold both.
-        let pem = format!("{}\n{}", key.expose(), certificate.expose());
-        let chain = certificates(&pem).map_err(|_| ClientError::Identity)?;
-        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| ClientError::Identity)?;
-        builder.with_client_auth_cert(chain, key).map_err(|_| ClientError::Identity)
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
     }
+
+    /// Adds everything that tells these settings from others.
+    pub(super) fn hash_into(&self, hasher: &mut impl Hasher) {
+        self.ca.as_ref().map(Secret::expose).hash(hasher);
+        self.append_system_roots.hash(hasher);
+        self.identity.as_ref().map(|(cert, key)| (cert.expose(), key.expose())).hash(hasher);
+    }
+}
+
+/// Trusts also a certificate that is itself among the given roots, as Go and OpenSSL do. webpki refuses such a
+/// certificate where it may sign others, which `openssl req -x509` says of each (rustls/webpki#205).
+#[derive(Debug)]
+struct OrItself {
+    chains: Arc<dyn ServerCertVerifier>,
+    roots: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for OrItself {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        match verified {
+            Err(error) if is_ca_as_end_entity(&error) && self.roots.contains(end_entity) => {
+                // webpki looks at the validity before it looks at what the certificate is for.
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chains.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chains.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chains.supported_verify_schemes()
+    }
+}
+
+fn is_ca_as_end_entity(error: &rustls::Error) -> bool {
+    let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = error else { return false };
+    matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+}
+
+/// Verifies against the given roots alone.
+fn given(roots: &[CertificateDer<'static>]) -> Result<Arc<dyn ServerCertVerifier>, ClientError> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root.clone()).map_err(|_| ClientError::Ca)?;
+    }
+    let provider = CryptoProvider::get_default().ok_or(ClientError::Library)?;
+    let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), provider.clone()).build();
+    Ok(verifier.map_err(|_| ClientError::Ca)?)
 }
 
 /// Verifies against the system's roots and `more`.

@@ -116,7 +116,7 @@ impl Statuses for GitHub {
         let url = self.url(&["statuses/", &status.commit]);
         let mut headers = self.headers.clone();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let request = Request { method: Method::POST, url, headers, body: body.into() };
+        let request = Request { method: Method::POST, url, headers, body: body.into(), status_only: false };
         async move { self.target.send(request).await?.json::<IgnoredAny>().map(drop) }.boxed()
     }
 }

@@ -138,6 +138,8 @@ impl Pod {
             added.push(format!("{flag}=127.0.0.1:{}", ports.last().expect("one was pushed").1));
         }
 
+        // The simulated Git host is on loopback.
+        added.push("--allow-address=127.0.0.0/8".to_owned());
         // In place of the empty folder that a Pod has at /tmp.
         if Cli::command().get_arguments().any(|argument| argument.get_long() == Some("outbox-path")) {
             added.push(format!("--outbox-path={}", scratch.path().join("outbox.db").display()));

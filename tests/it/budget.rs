@@ -11,6 +11,7 @@ use herald::delivery::resolve::{Identities, Resolver};
 use herald::delivery::troubles::About;
 use herald::delivery::{Deadlines, Delivery};
 use herald::ops::metrics::{Metrics, Outcome};
+use herald::outbound::Addresses;
 use herald::outbound::auth::{AzureEnvironment, Tokens};
 use herald::outbox::{self, DurableOutbox, MemoryOutbox, Outbox};
 use herald::pipeline::{Answer, Pipeline};
@@ -305,7 +306,8 @@ impl Turned {
             object_level: false,
             default_account: None,
         };
-        let resolver = Arc::new(Resolver::new(clock.clone(), None, identities));
+        let loopback = || Addresses::allowing(&["127.0.0.0/8".parse().expect("a range")]);
+        let resolver = Arc::new(Resolver::new(clock.clone(), loopback(), None, identities));
         let day = Duration::from_secs(24 * 3600);
         let deadlines = Deadlines { status: day, message: day / 24 };
         let (told, known) = (outbox.clone(), stores.clone());

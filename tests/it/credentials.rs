@@ -746,6 +746,7 @@ fn a_default_service_account_needs_the_gate_too() {
     let run = |flags: &[&str]| {
         Command::new(env!("CARGO_BIN_EXE_herald"))
             .args(["--manifests", folder.path().to_str().expect("UTF-8"), "--events-addr=127.0.0.1:0"])
+            .arg("--allow-address=127.0.0.0/8")
             .args(["--health-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0", "--default-service-account=team"])
             .args(flags)
             .output()

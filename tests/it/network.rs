@@ -329,6 +329,7 @@ async fn the_proxy_of_the_environment_is_the_last_choice() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_herald"));
     command
         .args(["--manifests", folder.path().to_str().expect("UTF-8"), "--metrics-addr=127.0.0.1:0"])
+        .arg("--allow-address=127.0.0.0/8")
         .arg(format!("--events-addr=127.0.0.1:{events}"))
         .arg(format!("--health-addr=127.0.0.1:{health}"))
         .env("HTTPS_PROXY", &of_environment.url)

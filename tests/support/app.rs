@@ -26,6 +26,9 @@ pub struct Herald {
     http: reqwest::Client,
 }
 
+/// Lets Herald connect to loopback.
+pub const LOOPBACK: [&str; 2] = ["--allow-address=127.0.0.0/8", "--allow-address=::1"];
+
 impl Herald {
     /// Reads a directory of manifests.
     pub async fn manifests(dir: &Path, flags: &[&str]) -> Self {
@@ -53,6 +56,10 @@ impl Herald {
         let mut all =
             vec!["herald", "--events-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0"];
         all.extend(flags);
+        // Simulated vendors are on loopback. A test of the refusal gives a flag of its own.
+        if !flags.iter().any(|flag| flag.starts_with("--allow-address")) {
+            all.extend(LOOPBACK);
+        }
         if !flags.iter().any(|flag| flag.starts_with("--outbox-path")) {
             all.push(&path);
         }

@@ -32,6 +32,7 @@ impl Child {
         let [events, health, metrics] = [(); 3].map(|()| format!("127.0.0.1:{}", free_port()));
         let mut all = vec![
             format!("--manifests={}", manifests.display()),
+            "--allow-address=127.0.0.0/8".to_owned(),
             format!("--outbox-path={}", scratch.path().join("outbox.db").display()),
             format!("--events-addr={events}"),
             format!("--health-addr={health}"),

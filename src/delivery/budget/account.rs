@@ -103,6 +103,11 @@ impl Account {
         Self { id, pace: Pace::at(host, now), ..Self::default() }
     }
 
+    /// A part of what the credential is known by.
+    pub fn fingerprint(&self) -> u64 {
+        self.id.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    }
+
     // === For other processes ===
 
     /// Takes up what an earlier process was told.

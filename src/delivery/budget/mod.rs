@@ -253,6 +253,11 @@ fn take(from: &mut HashSet<Arc<str>>, count: usize) -> Vec<Arc<str>> {
 }
 
 impl Pass {
+    /// Tells the credential at its host from all others; of this process alone.
+    pub fn credential(&self) -> u64 {
+        self.account.lock().fingerprint()
+    }
+
     /// Asks leave for a job.
     ///
     /// # Errors

@@ -214,9 +214,15 @@ impl Exchanged {
             .append_pair("grant_type", "client_credentials")
             .append_pair("scope", self.scope)
             .finish();
-        let request = Request { method: Method::POST, url, headers: HeaderMap::new(), body: Bytes::from(form) }
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(ACCEPT, "application/json");
+        let request = Request {
+            method: Method::POST,
+            url,
+            headers: HeaderMap::new(),
+            body: Bytes::from(form),
+            status_only: false,
+        }
+        .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .header(ACCEPT, "application/json");
         let Azure { client, clock, .. } = &self.azure;
         let mut target = Target::anonymous(client.clone(), clock.clone(), TIMEOUT);
         // What is sent is masked in what comes back.

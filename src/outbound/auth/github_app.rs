@@ -282,7 +282,7 @@ fn is_missing(error: &SendError) -> bool {
 mod tests {
     use super::*;
     use crate::clock::TurnedClock;
-    use crate::outbound::{Clients, TlsConfig};
+    use crate::outbound::{Addresses, Clients, TlsConfig, Way};
 
     fn app(keys: &[(&str, &str)]) -> Result<Option<App>, String> {
         App::parse(|key| keys.iter().find(|(name, _)| *name == key).map(|(_, value)| Secret::new(*value)))
@@ -456,7 +456,10 @@ mod tests {
         let clock = TurnedClock::new();
         let app = app(&[(APP_ID, "42"), (INSTALLATION_OWNER, "acme"), (PRIVATE_KEY, pem())]).expect("whole");
         let tokens = Arc::new(Tokens::new(clock.clone(), 1, Duration::from_secs(60)));
-        let client = Clients::default().get(&TlsConfig::default(), None).expect("a client without settings");
+        let loopback = Addresses::allowing(&["127.0.0.1".parse().expect("an address")]);
+        let client = Clients::new(loopback)
+            .get(Way { tls: &TlsConfig::default(), proxy: None, owner: 0 })
+            .expect("a client without settings");
         let mut target = Target::anonymous(client, clock, Duration::from_secs(10));
         target.gate = Arc::new(Once(true.into()));
         let user = tokens.user("apps", "git");
