@@ -143,7 +143,7 @@ impl App {
             clock.clone(),
             health::probes(view.clone(), {
                 let outbox = outbox.clone();
-                move || outbox.writes()
+                move || outbox.unready()
             }),
         ));
         tasks.spawn(serve_operators(metrics_listener, clock.clone(), health::metrics(metrics.clone())));

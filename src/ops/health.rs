@@ -13,16 +13,16 @@ use super::metrics::Metrics;
 use crate::view::View;
 
 /// `/healthz`: the process runs. `/readyz`: events can be judged and kept, so senders may come;
-/// `writes` says whether the outbox can be written.
-pub fn probes(view: Arc<dyn View>, writes: impl Fn() -> bool + Clone + Send + Sync + 'static) -> Router {
+/// `outbox` says why the outbox cannot take them, if it cannot.
+pub fn probes(
+    view: Arc<dyn View>,
+    outbox: impl Fn() -> Option<&'static str> + Clone + Send + Sync + 'static,
+) -> Router {
     let ready = move || {
-        let answer = match (view.synced(), writes()) {
-            (true, true) => (StatusCode::OK, "ok"),
-            (false, _) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "not ready: Alerts, Providers and their Secrets are not all known yet",
-            ),
-            (true, false) => (StatusCode::SERVICE_UNAVAILABLE, "not ready: the outbox cannot be written, see the log"),
+        let not_yet = || (!view.synced()).then_some("Alerts, Providers and their Secrets are not all known yet");
+        let answer = match not_yet().or_else(&outbox) {
+            None => (StatusCode::OK, "ok".to_owned()),
+            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")),
         };
         std::future::ready(answer)
     };

@@ -64,6 +64,10 @@ impl DurableOutbox {
         let Options { path, max_bytes, retention, limits, sync_delay } = options;
         file::prepare(&path)?;
         let lock = Lock::take(&path)?;
+        // Opening may need room too.
+        file::release_reserve(&path);
+        file::finish_fresh(&path)
+            .with_context(|| format!("--outbox-path: cannot clean up beside {}", path.display()))?;
         let mut queue = Queue::new(limits);
         let times = Times::of(&*clock);
         let opened = Store::open(&path, max_bytes).and_then(|mut store| {
@@ -103,9 +107,11 @@ impl DurableOutbox {
             operations: Mutex::default(),
             asked: Notify::new(),
             writes: AtomicBool::new(true),
+            full_since: Mutex::default(),
             gone: AtomicBool::new(false),
             clock,
         });
+        file::keep_reserve(&path);
         let key = store.key;
         let calls: Arc<Calls> = Arc::default();
         let writer = Writer {
@@ -114,8 +120,10 @@ impl DurableOutbox {
             // Something other than any answer, so that wishes left while nobody ran are read.
             data_version: -1,
             store,
+            identity: file::Identity::of(&path),
+            said_displaced: false,
             path,
-            _lock: lock,
+            lock,
             max_bytes,
             next_id: left.next_id,
             retention,
@@ -144,6 +152,9 @@ struct Left {
 
 /// Reads what an earlier process left into the order.
 fn take_up(store: &mut Store, queue: &mut Queue, repeats: Duration, times: &Times) -> anyhow::Result<Left> {
+    if let Err(error) = store.clamp_to(times.wall()) {
+        tracing::debug!(logger = "outbox", %error, "times ahead of the clock cannot be put right");
+    }
     for (slot, stamp) in store.said_since(times.before(Stamp::VERSION_WINDOW), times)?.into_iter().rev() {
         queue.remember_slot(slot, stamp);
     }
@@ -153,7 +164,7 @@ fn take_up(store: &mut Store, queue: &mut Queue, repeats: Duration, times: &Time
     messages.extend(waiting.filter_map(|record| Some((record.repeat?, record.arrived))));
     messages.sort_by_key(|(_, at)| *at);
     for (key, at) in messages {
-        queue.remember_message(key, times.instant_of(at));
+        queue.remember_message(key, times.past_instant_of(at));
     }
     let kept = store.kept(times)?;
     let mut left = Left { next_id: 1, kept, needless: Vec::new() };
@@ -328,6 +339,11 @@ impl Outbox for DurableOutbox {
 
     fn writes(&self) -> bool {
         self.shared.writes.load(Ordering::Relaxed)
+    }
+
+    fn is_full_for(&self) -> Option<Duration> {
+        let since = (*self.shared.full_since.lock())?;
+        Some(self.shared.clock.now().saturating_duration_since(since))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -66,7 +66,7 @@ fn refuse_network(kind: u64, dir: &Path) -> anyhow::Result<()> {
 /// however it ends.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -86,7 +86,22 @@ impl Lock {
         file.rewind()?;
         let host = rustix::system::uname();
         write!(file, "process {} on {}", std::process::id(), host.nodename().to_string_lossy())?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Lock {
+    /// Takes it once more where its file was removed or replaced.
+    ///
+    /// # Errors
+    /// Another process has it by now; the error names that one.
+    pub fn take_again(&mut self, path: &Path) -> anyhow::Result<()> {
+        let ours = self.file.metadata()?;
+        let there = fs::metadata(beside(path, ".lock")).ok();
+        if there.is_none_or(|there| (there.dev(), there.ino()) != (ours.dev(), ours.ino())) {
+            *self = Self::take(path)?;
+        }
+        Ok(())
     }
 }
 
@@ -111,6 +126,74 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+/// The outbox's file, its log, the log's index and the lock as they stand at a path: device and inode of each. Another
+/// answer than before means that somebody removed or replaced one of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity([Option<(u64, u64)>; 4]);
+
+impl Identity {
+    /// As of now.
+    pub fn of(path: &Path) -> Self {
+        let of = |suffix| fs::metadata(beside(path, suffix)).ok().map(|found| (found.dev(), found.ino()));
+        Self(["", "-wal", "-shm", ".lock"].map(of))
+    }
+}
+
+/// Bytes of the file and its log.
+pub fn size(path: &Path) -> u64 {
+    ["", "-wal"].into_iter().filter_map(|suffix| fs::metadata(beside(path, suffix)).ok()).map(|found| found.len()).sum()
+}
+
+/// Room that is given up when the disk is full, so that a smaller file can be made of what waits.
+const RESERVE: u64 = 1 << 20;
+
+/// Takes the reserve beside the file, where the disk has room for it.
+pub fn keep_reserve(path: &Path) {
+    let path = beside(path, ".reserve");
+    let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let taken = open.and_then(|file| {
+        let flags = rustix::fs::FallocateFlags::empty();
+        rustix::fs::fallocate(&file, flags, 0, RESERVE).map_err(io::Error::from)
+    });
+    if taken.is_err() {
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// Gives the reserve up.
+pub fn release_reserve(path: &Path) {
+    let _ = fs::remove_file(beside(path, ".reserve"));
+}
+
+/// Where a smaller file is made.
+pub fn fresh(path: &Path) -> PathBuf {
+    beside(path, ".fresh")
+}
+
+/// Puts the fresh file in the place of the old one. The log goes first: the old log must never be read with the
+/// fresh file. [`finish_fresh`] goes on where a crash interrupts this.
+pub fn put_fresh(path: &Path) -> io::Result<()> {
+    File::open(fresh(path))?.sync_all()?;
+    for suffix in ["-wal", "-shm"] {
+        match fs::remove_file(beside(path, suffix)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    fs::rename(fresh(path), path)
+}
+
+/// Deals with a fresh file that an earlier process left. It is complete when the old file's log is gone
+/// ([`put_fresh`]); else the old file is.
+pub fn finish_fresh(path: &Path) -> io::Result<()> {
+    let fresh = fresh(path);
+    match (fresh.exists(), beside(path, "-wal").exists()) {
+        (false, _) => Ok(()),
+        (true, true) => fs::remove_file(fresh),
+        (true, false) => fs::rename(fresh, path),
+    }
 }
 
 /// Moves a file that cannot be used out of the way, for people to look at; where it is then. Only the
@@ -162,6 +245,24 @@ mod tests {
         let first = aside("jobs").expect("there is something in it");
         assert_eq!(aside(""), None);
         assert_eq!(fs::read_to_string(first).expect("it is there"), "jobs");
+    }
+
+    #[test]
+    fn a_fresh_file_takes_the_place_of_one_whose_log_is_gone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("outbox.db");
+        let write = |path: PathBuf, text: &str| fs::write(path, text).expect("it is written");
+        for (log, expected) in [(true, "old"), (false, "fresh")] {
+            write(path.clone(), "old");
+            write(fresh(&path), "fresh");
+            if log {
+                write(beside(&path, "-wal"), "log");
+            }
+            finish_fresh(&path).expect("it works");
+            assert_eq!(fs::read_to_string(&path).expect("it is there"), expected);
+            assert!(!fresh(&path).exists());
+            let _ = fs::remove_file(beside(&path, "-wal"));
+        }
     }
 
     #[test]

@@ -118,7 +118,7 @@ pub struct Job {
     pub attempts: u32,
     /// It was said, and counted; what is left is a look.
     pub said: bool,
-    /// An earlier process tried this job, or one that it replaced: a request of that one may not be over.
+    /// An earlier process had this job, or one that it replaced: a request of that process may not be over.
     pub taken_up: bool,
 }
 

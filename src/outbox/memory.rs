@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, pending, ready};
 use parking_lot::Mutex;
@@ -157,5 +157,9 @@ impl Outbox for MemoryOutbox {
 
     fn writes(&self) -> bool {
         true
+    }
+
+    fn is_full_for(&self) -> Option<Duration> {
+        None
     }
 }

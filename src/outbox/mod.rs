@@ -42,6 +42,9 @@ use crate::compose::{Slot, State};
 /// A wait that a vendor names is honoured up to this long (rule R9).
 pub const LONGEST_WAIT: Duration = Duration::from_secs(65 * 60);
 
+/// How long a file without room counts as a passing thing.
+const UNREADY_AFTER: Duration = Duration::from_secs(60);
+
 /// What became of one job of a `put`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -281,6 +284,20 @@ pub trait Outbox: Send + Sync + 'static {
 
     /// Whether the last write worked, or failed only for want of room.
     fn writes(&self) -> bool;
+
+    /// How long the file has had no room for what comes: its disk is full, or it is as large as it may be.
+    fn is_full_for(&self) -> Option<Duration>;
+
+    /// Why events should not be sent here, for an operator; `None` when they may.
+    fn unready(&self) -> Option<&'static str> {
+        if !self.writes() {
+            return Some("the outbox cannot be written, see the log");
+        }
+        let full = self.is_full_for().is_some_and(|full| full >= UNREADY_AFTER);
+        full.then_some(
+            "the outbox's file has had no room for a minute: its disk is full, or --outbox-max-bytes is reached",
+        )
+    }
 }
 
 /// What is known of a place (API base, repository, commit, name).

@@ -243,9 +243,10 @@ impl Queue {
         self.repeats.note(key, at);
     }
 
-    /// Puts a job whose acceptance was decided by an earlier process: it is no repeat of itself.
+    /// Puts a job whose acceptance was decided by an earlier process: it is no repeat of itself. That process may
+    /// have ended while a request for the job was out, which no row of the file tells.
     pub fn restore(&mut self, job: Incoming) -> Placed {
-        self.place(job)
+        self.place(job, true)
     }
 
     /// Puts a job.
@@ -256,10 +257,10 @@ impl Queue {
             }
             self.repeats.note(key, job.new.stamp.arrived);
         }
-        self.place(job)
+        self.place(job, false)
     }
 
-    fn place(&mut self, job: Incoming) -> Placed {
+    fn place(&mut self, job: Incoming, taken_up: bool) -> Placed {
         let slot = Fingerprint::of_subject(&job.new.subject);
         if self.is_older(&job.new, slot) {
             return Placed { fate: Fate::Superseded, replaced: Vec::new(), superseded: 0 };
@@ -273,7 +274,6 @@ impl Queue {
         self.held += 1;
         self.bytes += bytes;
         let mut entry = Entry { id, new: Arc::new(new), bytes, attempts, due: None, said: false };
-        let taken_up = attempts > 0;
         let (mut replaced, mut superseded) = (Vec::new(), 0);
         let Some(waiting) = self.subjects.get_mut(&subject) else {
             let before = slot.and_then(|slot| self.settled.remove(&slot));
@@ -584,6 +584,11 @@ impl Queue {
             }
         }
         held.into_iter().map(|((provider, _), of)| (provider.clone(), of)).collect()
+    }
+
+    /// Bytes of the jobs held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// How much there is.

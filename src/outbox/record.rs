@@ -106,7 +106,7 @@ impl Record {
     /// The job, its times as of this process.
     pub fn into_job(self, times: &Times) -> NewJob {
         NewJob {
-            stamp: Stamp { object: self.uid, version: self.version, arrived: times.instant_of(self.arrived) },
+            stamp: Stamp { object: self.uid, version: self.version, arrived: times.past_instant_of(self.arrived) },
             subject: self.subject,
             notice: self.notice,
             provider: self.provider,
@@ -168,6 +168,12 @@ impl Times {
         let span = Duration::from_millis(self.wall.abs_diff(wall));
         let at = if wall > self.wall { self.now.checked_add(span) } else { self.now.checked_sub(span) };
         at.unwrap_or(self.now)
+    }
+
+    /// The same of something that has happened: no later than now, although the wall clock may have been set
+    /// back since it was written.
+    pub fn past_instant_of(&self, wall: i64) -> Instant {
+        self.instant_of(wall.min(self.wall))
     }
 
     /// The same of a time that is no further ahead than this: the wall clock may have been set back since it
@@ -250,5 +256,6 @@ mod tests {
         assert_eq!(times.wall_of(long_ago), 0);
         let _out_of_reach = (times.instant_of(i64::MIN), times.instant_of(i64::MAX));
         assert_eq!(times.instant_of(times.wall() + 5000), clock.now() + Duration::from_secs(5));
+        assert_eq!(times.past_instant_of(times.wall() + 5000), clock.now(), "it has happened");
     }
 }

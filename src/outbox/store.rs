@@ -1,14 +1,16 @@
 //! The outbox's tables, in SQLite: what is read when Herald starts, and the few statements that are
 //! run afterwards. Owned by the writing thread; `herald outbox` reads the same file.
 
+use std::fs;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use aws_lc_rs::rand;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
 
+use super::file;
 use super::fingerprint::Fingerprint;
 use super::record::{self, Record, Times};
 use super::{JobId, LONGEST_WAIT, Refusal, RepeatKey, Stamp, Standing};
@@ -165,10 +167,16 @@ pub(super) struct Store {
     pub key: [u8; 32],
     connection: Connection,
     synced: bool,
+    log: PathBuf,
+    /// The last write was refused because the log cannot be emptied.
+    pub log_is_held: bool,
 }
 
 /// The most the write-ahead log is let grow before its pages go into the file.
 const LOG_BYTES: u64 = 16 << 20;
+
+/// The part of the log that new jobs leave to what ends.
+const LOG_FOR_ENDS: u64 = 1 << 20;
 
 /// How long a writer waits for an operator's command to get out of the way.
 const BUSY: Duration = Duration::from_secs(5);
@@ -205,7 +213,48 @@ impl Store {
         let key = transaction.query_row("SELECT key FROM key", [], |row| row.get(0))?;
         transaction.commit()?;
         connection.set_prepared_statement_cache_capacity(16);
-        Ok(Self { key, connection, synced: true })
+        Ok(Self { key, connection, synced: true, log: file::beside(path, "-wal"), log_is_held: false })
+    }
+
+    /// Makes a small file at `path` that holds what is to outlive this one when its disk is full: the key, what
+    /// vendors told credentials, the messages of late, and the jobs that `work` writes.
+    ///
+    /// # Errors
+    /// There is no room for it, or this file cannot be read.
+    pub fn make_fresh(
+        &self,
+        path: &Path,
+        messages_since: i64,
+        times: &Times,
+        work: impl FnOnce(&Writes) -> rusqlite::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut connection = Connection::open(path)?;
+        // A crash leaves the old file in its place, so this one needs no journal, for which there is no room.
+        connection.pragma_update(None, "journal_mode", "OFF")?;
+        {
+            let transaction = connection.transaction()?;
+            MIGRATIONS.iter().try_for_each(|step| transaction.execute_batch(step))?;
+            transaction.pragma_update(None, "user_version", MIGRATIONS.len())?;
+            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+            transaction.execute("INSERT INTO key (id, key) VALUES (1, ?1)", [self.key])?;
+            let writes = Writes(transaction);
+            for (message, at) in self.messages_since(messages_since)? {
+                writes.remember(&message, at)?;
+            }
+            for standing in self.kept(times)? {
+                writes.keep(&standing, times)?;
+            }
+            work(&writes)?;
+            writes.0.commit()?;
+        }
+        connection.close().map_err(|(_, error)| error)?;
+        Ok(())
+    }
+
+    /// Lets go of the file; every later call fails.
+    pub fn close(&mut self) -> rusqlite::Result<()> {
+        self.connection = Connection::open_in_memory()?;
+        Ok(())
     }
 
     /// Has credentials known by another key.
@@ -220,13 +269,22 @@ impl Store {
         jobs(&self.connection, None)
     }
 
+    /// Dates messages and refusals that an earlier process dated ahead of now as of now: the wall clock was set
+    /// back since, and such a row would count as fresh for as long as the clock moved.
+    pub fn clamp_to(&self, wall: i64) -> rusqlite::Result<()> {
+        for sql in ["UPDATE messages SET at = ?1 WHERE at > ?1", "UPDATE standing SET at = ?1 WHERE at > ?1"] {
+            self.connection.execute(sql, [wall])?;
+        }
+        Ok(())
+    }
+
     /// What was accepted since and said, newest first.
     pub fn said_since(&self, wall: i64, times: &Times) -> anyhow::Result<Vec<(Fingerprint, Stamp)>> {
         let mut statement =
             self.connection.prepare("SELECT slot, uid, version, arrived, at FROM said ORDER BY id DESC")?;
         let rows = statement.query_map([], |row| {
             let arrived = row.get(3)?;
-            let stamp = Stamp { object: row.get(1)?, version: row.get(2)?, arrived: times.instant_of(arrived) };
+            let stamp = Stamp { object: row.get(1)?, version: row.get(2)?, arrived: times.past_instant_of(arrived) };
             Ok((row.get::<_, i64>(4)?, arrived, Fingerprint::from_bytes(row.get(0)?), stamp))
         })?;
         let mut said = Vec::new();
@@ -314,9 +372,41 @@ impl Store {
         self.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
     }
 
+    /// Whether the write-ahead log has room for so many bytes of new jobs, emptied if need be. It cannot be emptied
+    /// past what another process still reads; into an empty one goes any size.
+    fn log_has_room(&self, bytes: u64) -> rusqlite::Result<bool> {
+        let len = fs::metadata(&self.log).map_or(0, |log| log.len());
+        let most = if bytes > 0 { LOG_BYTES - LOG_FOR_ENDS } else { LOG_BYTES };
+        if len == 0 || len + bytes <= most {
+            return Ok(true);
+        }
+        self.connection.busy_timeout(Duration::ZERO)?;
+        let busy = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
+        self.connection.busy_timeout(BUSY)?;
+        match busy {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(false),
+            busy => Ok(!busy?),
+        }
+    }
+
     /// Does everything in one transaction. With `sync` it is on the disk when this returns; without,
     /// it outlives the process, and the machine from the next synced one on.
-    pub fn write(&mut self, sync: bool, work: impl FnOnce(&Writes) -> rusqlite::Result<()>) -> rusqlite::Result<()> {
+    /// `bytes` are those of new jobs.
+    ///
+    /// # Errors
+    /// The disk or SQLite refuse it, or another process reads the file for so long that the log has no room left.
+    pub fn write(
+        &mut self,
+        sync: bool,
+        bytes: usize,
+        work: impl FnOnce(&Writes) -> rusqlite::Result<()>,
+    ) -> rusqlite::Result<()> {
+        self.log_is_held = !self.log_has_room(bytes as u64)?;
+        if self.log_is_held {
+            let error = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+            let why = "another process has read the file for so long that its write-ahead log is full";
+            return Err(rusqlite::Error::SqliteFailure(error, Some(why.to_owned())));
+        }
         if self.synced != sync {
             self.connection.pragma_update(None, "synchronous", if sync { "FULL" } else { "NORMAL" })?;
             self.synced = sync;

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::calls::{Call, Calls};
-use super::file::{self, Lock};
+use super::file::{self, Identity, Lock};
 use super::queue::{Incoming, Queue};
 use super::record::{self, Times};
 use super::store::{self, SlotSaid, Store, Writes};
@@ -42,6 +42,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How often what is old is forgotten.
 const SWEEP: Duration = Duration::from_secs(60);
 
+/// The room in the log that a file which had none must have to count as writable again: that of a few events.
+const PROBE: usize = 64 << 10;
+
+/// Bytes of an outbox's file that is not worth making smaller.
+const SMALLEST: u64 = 256 << 10;
+
 /// Rows of what was said that are forgotten at once when the file is full: what is to be said comes
 /// first.
 const ROWS_FOR_ROOM: usize = 10_000;
@@ -57,6 +63,8 @@ pub(super) struct Shared {
     pub asked: Notify,
     /// See [`super::Outbox::writes`].
     pub writes: AtomicBool,
+    /// Since when the file has had no room.
+    pub full_since: Mutex<Option<Instant>>,
     /// The thread ended.
     pub gone: AtomicBool,
     pub clock: Arc<dyn Clock>,
@@ -66,7 +74,11 @@ pub(super) struct Writer {
     pub shared: Arc<Shared>,
     pub store: Store,
     pub path: PathBuf,
-    pub _lock: Lock,
+    pub lock: Lock,
+    /// The files as they were when they were opened.
+    pub identity: Identity,
+    /// That another process took their place was said.
+    pub said_displaced: bool,
     pub max_bytes: u64,
     pub next_id: JobId,
     /// How long what a Slot said is kept.
@@ -147,6 +159,9 @@ impl Writer {
             likely = batch.len().max(likely);
             let began = self.shared.clock.now();
             let ticks = quiet || ends || began.saturating_duration_since(ticked) >= TICK;
+            if ticks {
+                self.check_files();
+            }
             if ticks || batch.iter().any(|call| matches!(call, Call::Flush(_))) {
                 self.backlog.append(&mut self.calls.take_others());
             }
@@ -229,9 +244,16 @@ impl Writer {
     fn try_to_write(&mut self, records: &[&Vec<u8>]) -> Result<(), PutError> {
         let ends = !self.backlog.is_empty();
         let mut written = self.write(records);
-        if written.as_ref().is_err_and(store::is_full)
+        // Where another process holds the log, neither helps.
+        let no_room = |written: &rusqlite::Result<()>, store: &Store| {
+            written.as_ref().is_err_and(store::is_full) && !store.log_is_held
+        };
+        if no_room(&written, &self.store)
             && matches!(self.store.forget_oldest(ROWS_FOR_ROOM), Ok(forgotten) if forgotten > 0)
         {
+            written = self.write(records);
+        }
+        if no_room(&written, &self.store) && self.shrink() {
             written = self.write(records);
         }
         self.note(&written);
@@ -246,6 +268,12 @@ impl Writer {
             // What ended makes room for what comes next.
             self.failing = None;
         }
+        let mut full_since = self.shared.full_since.lock();
+        match self.failing {
+            Some((PutError::Full, _)) => drop(full_since.get_or_insert_with(|| self.shared.clock.now())),
+            _ => *full_since = None,
+        }
+        drop(full_since);
         if self.failing.is_some() {
             self.backlog = last_of_each(std::mem::take(&mut self.backlog));
         }
@@ -257,7 +285,11 @@ impl Writer {
         let times = Times::of(&*self.shared.clock);
         let (backlog, first, failing) = (&self.backlog, self.next_id, self.failing.is_some());
         let all = if self.whole { Vec::new() } else { self.shared.queue.lock().all() };
-        self.store.write(!records.is_empty() || !all.is_empty(), |writes| {
+        let mut bytes = records.iter().map(|record| record.len()).sum();
+        if failing && records.is_empty() && backlog.is_empty() {
+            bytes = PROBE;
+        }
+        self.store.write(!records.is_empty() || !all.is_empty(), bytes, |writes| {
             for job in &all {
                 writes.insert(job.id, &record::encode(&job.new, &times), job.attempts)?;
             }
@@ -324,16 +356,7 @@ impl Writer {
 
     /// Puts a fresh file in the place of one that went bad; the next write fills it with what is held.
     fn replace(&mut self) {
-        let replaced = file::set_aside(&self.path).map_err(anyhow::Error::from).and_then(|aside| {
-            file::prepare(&self.path)?;
-            let key = self.store.key;
-            self.store = Store::open(&self.path, self.max_bytes)?;
-            // What this process keeps from now on is known by it.
-            self.store.set_key(key)?;
-            self.whole = false;
-            self.data_version = self.store.data_version()?;
-            Ok(aside)
-        });
+        let replaced = self.start_fresh();
         let path = self.path.display();
         match replaced {
             Ok(aside) => tracing::error!(
@@ -345,6 +368,92 @@ impl Writer {
                 "the outbox's file was damaged while it was in use, and no fresh one can be made"
             ),
         }
+    }
+
+    /// Sets aside what stands at the path and opens a fresh file there.
+    fn start_fresh(&mut self) -> anyhow::Result<Option<PathBuf>> {
+        let aside = file::set_aside(&self.path)?;
+        file::prepare(&self.path)?;
+        let key = self.store.key;
+        self.store = Store::open(&self.path, self.max_bytes)?;
+        // What this process keeps from now on is known by it.
+        self.store.set_key(key)?;
+        self.whole = false;
+        self.data_version = self.store.data_version()?;
+        self.identity = Identity::of(&self.path);
+        Ok(aside)
+    }
+
+    /// Looks whether somebody removed or replaced the outbox's files. The open ones are then nobody's after the
+    /// process ends, so a fresh file takes what is held, unless another process has taken the path.
+    fn check_files(&mut self) {
+        if Identity::of(&self.path) == self.identity {
+            return;
+        }
+        let path = self.path.clone();
+        let replaced = file::prepare(&path).and_then(|()| {
+            // The lock may have been removed with the rest.
+            self.lock.take_again(&path)?;
+            self.start_fresh()
+        });
+        match replaced {
+            Ok(aside) => {
+                self.said_displaced = false;
+                tracing::error!(
+                    logger = "outbox", path = %path.display(), aside = ?aside.map(|aside| aside.display().to_string()),
+                    "the outbox's file was removed or replaced while it was in use; a fresh one takes what waits"
+                );
+            }
+            Err(error) => {
+                self.failing = Some((PutError::Unwritable, self.shared.clock.now() + PAUSE));
+                self.shared.writes.store(false, Ordering::Relaxed);
+                if !std::mem::replace(&mut self.said_displaced, true) {
+                    tracing::error!(
+                        logger = "outbox", path = %path.display(), error = %format!("{error:#}"),
+                        "the outbox's file was removed or replaced while it was in use, and no fresh one can be made: \
+                         events are answered 503"
+                    );
+                }
+            }
+        }
+    }
+
+    /// On a full disk: makes a small file of what is held and puts it in the place of one that is mostly log and free
+    /// pages, which can be given back only with room that is not there. Whether that was done.
+    fn shrink(&mut self) -> bool {
+        let held = self.shared.queue.lock().bytes() as u64;
+        if file::size(&self.path) < 2 * held + SMALLEST {
+            return false;
+        }
+        let shrunk = self.make_small();
+        if let Err(error) = &shrunk {
+            let _ = std::fs::remove_file(file::fresh(&self.path));
+            tracing::debug!(logger = "outbox", error = %format!("{error:#}"), "the outbox's file cannot be made smaller");
+        }
+        file::keep_reserve(&self.path);
+        shrunk.is_ok()
+    }
+
+    fn make_small(&mut self) -> anyhow::Result<()> {
+        let times = Times::of(&*self.shared.clock);
+        let all = self.shared.queue.lock().all();
+        let fresh = file::fresh(&self.path);
+        let _ = std::fs::remove_file(&fresh);
+        file::release_reserve(&self.path);
+        self.store.make_fresh(&fresh, times.before(self.repeat_interval), &times, |writes| {
+            all.iter().try_for_each(|job| writes.insert(job.id, &record::encode(&job.new, &times), job.attempts))
+        })?;
+        self.store.close()?;
+        file::put_fresh(&self.path)?;
+        self.store = Store::open(&self.path, self.max_bytes)?;
+        self.whole = true;
+        self.data_version = self.store.data_version()?;
+        self.identity = Identity::of(&self.path);
+        tracing::info!(
+            logger = "outbox", path = %self.path.display(), waiting = all.len(),
+            "the disk is full: a smaller file took the place of the outbox's"
+        );
+        Ok(())
     }
 
     fn hear_operators(&mut self) {

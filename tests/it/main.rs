@@ -29,5 +29,6 @@ mod network;
 mod operate;
 mod order;
 mod outbox;
+mod outbox_file;
 mod tables;
 mod tenants;

@@ -393,6 +393,19 @@ fn work_off(outbox: &dyn Outbox, model: &mut Model, clock: &TurnedClock) {
     assert_eq!(all.len(), count, "nothing ends twice");
 }
 
+/// A commit status about a name of its own.
+pub fn status_job(about: u8, state: State, now: Instant) -> NewJob {
+    let words =
+        [State::Failure, State::Success, State::Pending].iter().position(|of| *of == state).expect("one of them");
+    new_job(Put { provider: 0, about, is_slot: true, version: None, words: words as u8 }, about.into(), now)
+}
+
+/// What makes a message of this text a repeat.
+pub fn message_key(text: &str) -> RepeatKey {
+    let event = Event { message: text.into(), ..Default::default() };
+    RepeatKey::new(&event, Marks::of(&event), "alert", "provider")
+}
+
 pub fn options(path: PathBuf, limits: Limits) -> Options {
     let (retention, sync_delay) = (Duration::from_secs(3600), Duration::ZERO);
     Options { path, max_bytes: 64 << 20, retention, limits, sync_delay }
