@@ -274,3 +274,20 @@ fn the_definitions_are_those_the_binary_prints() {
         "crds/ is not what the types say; run `make generate`"
     );
 }
+
+#[test]
+fn each_line_of_the_threat_model_names_a_test_that_exists() {
+    let page = fs::read_to_string(root().join("docs/threat-model.md")).expect("the page");
+    let held = page.split("\n## What is held\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("its table");
+    let named = Regex::new(r"`((?:tests|src)/[\w/]+\.rs)::(\w+)`").expect("valid");
+    let lines: Vec<&str> = held.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(lines.len() > 10, "the table was found");
+    for line in lines {
+        assert!(named.is_match(line), "no test holds this line: {line}");
+        for test in named.captures_iter(line) {
+            let text = fs::read_to_string(root().join(&test[1])).unwrap_or_else(|_| panic!("there is no {}", &test[1]));
+            let function = Regex::new(&format!(r"test[^\n]*\]\s+(?:async )?fn {}\(", &test[2])).expect("valid");
+            assert!(function.is_match(&text), "{} has no test {}", &test[1], &test[2]);
+        }
+    }
+}
