@@ -22,6 +22,7 @@ use crate::cluster::lease::{Claim, Election, Timing};
 use crate::cluster::manifests::Manifests;
 use crate::cluster::replicas::Replicas;
 use crate::cluster::{self, Accounts, Connection, ObjectKind, ObjectRef, Stores, discovery, lease};
+use crate::compute::Compute;
 use crate::delivery::resolve::{Identities, Resolver};
 use crate::delivery::troubles::{About, Troubles};
 use crate::delivery::{Deadlines, Delivery};
@@ -131,6 +132,7 @@ impl App {
             clock: clock.clone(),
             metrics: metrics.clone(),
             no_cross_namespace: cli.no_cross_namespace_refs,
+            compute: Compute::start().context("cannot start a thread")?,
         });
 
         let (stop, stopped) = watch::channel(false);

@@ -24,6 +24,17 @@ const COPIES_LIMIT: u32 = 1000;
 /// parses by default, each level being a group, an alternation and a sequence there.
 const HEIGHT_LIMIT: u32 = 80;
 
+/// States that a Unicode class becomes, about; and what reading one costs, in members of a class, with regard to case
+/// and without: `regex` folds it character by character.
+const UNICODE_CLASS: Cost = Cost { states: 500, reading: 4 };
+const FOLDED_READING: u32 = 40;
+
+/// States that a class with members outside of ASCII becomes for each range.
+const RANGE_STATES: u32 = 6;
+
+/// Characters of a range that cost as much to fold as one member of a class to read.
+const FOLDED_AT_ONCE: u32 = 2048;
+
 /// Characters of an expression that an error quotes.
 const QUOTE_LIMIT: usize = 60;
 
@@ -93,12 +104,38 @@ const SCRIPTS: &str = "adlam ahom arabic armenian avestan balinese bamum batak b
     syriac tagalog tagbanwa takri tamil tangsa tangut telugu thaana thai tibetan tifinagh tirhuta toto ugaritic vai \
     vithkuqi wancho yezidi yi";
 
-/// The expression of the crate `regex` that matches the texts `go` matches in Go, or why Go
-/// refuses it: Go's words, and the piece they are about.
-pub fn translate(go: &str) -> Result<String, String> {
+/// An expression of the crate `regex`, and what it will cost.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Translated {
+    /// As `regex` spells it.
+    pub text: String,
+    /// Known before anything is compiled.
+    pub cost: Cost,
+}
+
+/// An estimate of what an expression takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// States of its automaton, repetitions written out.
+    pub states: u32,
+    /// Time to read its classes, in members of a class; some 10 us each with `(?i)`, less without.
+    pub reading: u32,
+}
+
+/// The expression of the crate `regex` that matches the texts `go` matches in Go.
+///
+/// # Errors
+/// Why Go refuses it: Go's words, and the piece they are about.
+pub fn translate(go: &str) -> Result<Translated, String> {
     let mut parser = Parser::new(go);
     parser.expression()?;
-    if parser.outer.is_empty() { Ok(parser.out) } else { refuse("missing closing )", go, "") }
+    parser.settle();
+    let cost = Cost { states: parser.here.states, reading: parser.reading };
+    if parser.outer.is_empty() {
+        Ok(Translated { text: parser.out, cost })
+    } else {
+        refuse("missing closing )", go, "")
+    }
 }
 
 /// Refuses the piece of the expression that begins at `from` and ends before `rest`.
@@ -130,6 +167,8 @@ struct Atom {
     /// Whether it ends in a repetition already, so that another needs a group around it.
     repeated: bool,
     weight: Weight,
+    /// See [`Cost::states`].
+    states: u32,
 }
 
 /// What the limits look at.
@@ -159,6 +198,8 @@ struct Group {
     last: Option<Atom>,
     /// The heaviest piece before `last`.
     weight: Weight,
+    /// States of everything before `last`.
+    states: u32,
 }
 
 struct Parser<'a> {
@@ -167,6 +208,10 @@ struct Parser<'a> {
     rest: &'a str,
     out: String,
     flags: Flags,
+    /// See [`Cost::reading`].
+    reading: u32,
+    /// Of the class that was read last.
+    class_cost: Cost,
     here: Group,
     /// The groups around `here`, outermost first.
     outer: Vec<Group>,
@@ -175,8 +220,17 @@ struct Parser<'a> {
 impl<'a> Parser<'a> {
     fn new(whole: &'a str) -> Self {
         let flags = Flags::default();
-        let here = Group { start: 0, flags_outside: flags, last: None, weight: Weight::NONE };
-        Self { whole, rest: whole, out: String::with_capacity(whole.len()), flags, here, outer: Vec::new() }
+        let here = Group { start: 0, flags_outside: flags, last: None, weight: Weight::NONE, states: 0 };
+        Self {
+            whole,
+            rest: whole,
+            out: String::with_capacity(whole.len()),
+            flags,
+            reading: 0,
+            class_cost: Cost::default(),
+            here,
+            outer: Vec::new(),
+        }
     }
 
     fn expression(&mut self) -> Result<(), String> {
@@ -216,9 +270,9 @@ impl<'a> Parser<'a> {
                 let class = self.class(from)?;
                 self.set(&class);
             }
-            Some('.') => self.atom(if self.flags.dot_all { ANYTHING } else { r"[^\n]" }),
-            Some('^') => self.atom(if self.flags.multi_line { "(?m:^)" } else { r"\A" }),
-            Some('$') => self.atom(if self.flags.multi_line { "(?m:$)" } else { r"\z" }),
+            Some('.') => self.atom(if self.flags.dot_all { ANYTHING } else { r"[^\n]" }, 2 * RANGE_STATES),
+            Some('^') => self.atom(if self.flags.multi_line { "(?m:^)" } else { r"\A" }, 1),
+            Some('$') => self.atom(if self.flags.multi_line { "(?m:$)" } else { r"\z" }, 1),
             Some('\\') => return self.escaped(from),
             Some(other) => self.literal(other.into()),
             None => {}
@@ -228,17 +282,18 @@ impl<'a> Parser<'a> {
 
     /// Outside a class, behind a `\`.
     fn escaped(&mut self, from: &'a str) -> Result<(), String> {
-        if let Some(set) = self.escaped_class(from)? {
+        self.class_cost = Cost::default();
+        if let Some(set) = self.escaped_class(from, false)? {
             self.set(&set);
             return Ok(());
         }
         let behind = self.rest;
         match self.next() {
-            Some('A') => self.atom(r"\A"),
-            Some('z') => self.atom(r"\z"),
+            Some('A') => self.atom(r"\A", 1),
+            Some('z') => self.atom(r"\z", 1),
             // ASCII, as `\w` is.
-            Some('b') => self.atom(r"(?-u:\b)"),
-            Some('B') => self.atom(NO_BOUNDARY),
+            Some('b') => self.atom(r"(?-u:\b)", 1),
+            Some('B') => self.atom(NO_BOUNDARY, 4),
             Some('Q') => {
                 let (text, rest) = self.rest.split_once(r"\E").unwrap_or((self.rest, ""));
                 self.rest = rest;
@@ -253,8 +308,9 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// `\d` and its like, and `\pL`, `\p{Greek}`: the same outside a class and in one.
-    fn escaped_class(&mut self, from: &'a str) -> Result<Option<String>, String> {
+    /// `\d` and its like, and `\pL`, `\p{Greek}`: the same outside a class and in one, where `regex` folds them again
+    /// after they were negated.
+    fn escaped_class(&mut self, from: &'a str, within: bool) -> Result<Option<String>, String> {
         let behind = self.rest;
         let ascii = match self.next() {
             Some('d') => "[0-9]",
@@ -269,6 +325,9 @@ impl<'a> Parser<'a> {
                 return Ok(None);
             }
         };
+        let beyond_ascii = ascii.starts_with("[^");
+        let span = if beyond_ascii && within { 0x0010_FFFF } else { 0 };
+        self.charge(if beyond_ascii { 4 * RANGE_STATES } else { 1 }, span);
         Ok(Some(ascii.to_owned()))
     }
 
@@ -291,7 +350,11 @@ impl<'a> Parser<'a> {
         match property(name) {
             // Text in UTF-8 has no surrogates, and `regex` has no name for them.
             Some(property) if property == "gc=cs" => Ok(if negated { ANYTHING } else { NOTHING }.to_owned()),
-            Some(property) => Ok(format!(r"\{}{{{property}}}", if negated { 'P' } else { 'p' })),
+            Some(property) => {
+                self.class_cost.states += UNICODE_CLASS.states;
+                self.class_cost.reading += if self.flags.fold { FOLDED_READING } else { UNICODE_CLASS.reading };
+                Ok(format!(r"\{}{{{property}}}", if negated { 'P' } else { 'p' }))
+            }
             None => refuse("invalid character class range", from, self.rest),
         }
     }
@@ -344,7 +407,9 @@ impl<'a> Parser<'a> {
     /// A class, behind its `[`. Its members are written as numbers, so nothing in it can mean
     /// more to Rust than to Go.
     fn class(&mut self, from: &'a str) -> Result<String, String> {
-        let mut class = String::from(if self.take("^") { "[^" } else { "[" });
+        let negated = self.take("^");
+        let mut class = String::from(if negated { "[^" } else { "[" });
+        self.class_cost = Cost { states: if negated { 2 * RANGE_STATES } else { 0 }, reading: 0 };
         // A `]` that stands first is a member.
         let mut first = true;
         while first || !self.rest.starts_with(']') {
@@ -355,7 +420,7 @@ impl<'a> Parser<'a> {
                 continue;
             }
             if self.take("\\") {
-                if let Some(set) = self.escaped_class(item)? {
+                if let Some(set) = self.escaped_class(item, true)? {
                     class.push_str(&set);
                     continue;
                 }
@@ -371,6 +436,7 @@ impl<'a> Parser<'a> {
                     return refuse("invalid character class range", item, self.rest);
                 }
             }
+            self.charge(if high < 0x80 { 1 } else { RANGE_STATES }, high - low);
             write_range(&mut class, low, high);
         }
         self.next();
@@ -386,6 +452,8 @@ impl<'a> Parser<'a> {
         };
         if POSIX.split(' ').any(|known| known == name.strip_prefix('^').unwrap_or(name)) {
             self.rest = rest;
+            let negated = name.starts_with('^');
+            self.charge(if negated { 2 * RANGE_STATES } else { 1 }, if negated { 0x0010_FFFF } else { 0x7F });
             Ok(Some(format!("[:{name}:]")))
         } else {
             refuse("invalid character class range", from, rest)
@@ -484,6 +552,10 @@ impl<'a> Parser<'a> {
             Some(0) => 1,
             most => atom.weight.copies * most.unwrap_or(least).max(1),
         };
+        atom.states = match most {
+            Some(0) => 1,
+            most => atom.states.saturating_add(1).saturating_mul(most.unwrap_or(least).max(1)),
+        };
         if atom.weight.copies > COPIES_LIMIT {
             return refuse("invalid repeat count", from, self.rest);
         }
@@ -501,7 +573,8 @@ impl<'a> Parser<'a> {
 
     fn open(&mut self) {
         self.settle();
-        let inner = Group { start: self.out.len(), flags_outside: self.flags, last: None, weight: Weight::NONE };
+        let inner =
+            Group { start: self.out.len(), flags_outside: self.flags, last: None, weight: Weight::NONE, states: 1 };
         self.outer.push(std::mem::replace(&mut self.here, inner));
         self.out.push_str("(?:");
     }
@@ -509,12 +582,12 @@ impl<'a> Parser<'a> {
     fn close(&mut self) -> Result<(), String> {
         self.settle();
         let Some(outer) = self.outer.pop() else { return refuse("unexpected )", self.whole, "") };
-        let Group { start, flags_outside, mut weight, .. } = std::mem::replace(&mut self.here, outer);
+        let Group { start, flags_outside, mut weight, states, .. } = std::mem::replace(&mut self.here, outer);
         weight.height += 1;
         check_height(weight)?;
         self.flags = flags_outside;
         self.out.push(')');
-        self.here.last = Some(Atom { start, repeated: false, weight });
+        self.here.last = Some(Atom { start, repeated: false, weight, states });
         Ok(())
     }
 
@@ -522,24 +595,36 @@ impl<'a> Parser<'a> {
     fn settle(&mut self) {
         if let Some(atom) = self.here.last.take() {
             self.here.weight = self.here.weight.max(atom.weight);
+            self.here.states = self.here.states.saturating_add(atom.states);
         }
     }
 
-    fn atom(&mut self, text: &str) {
+    /// Adds what a member of a class costs that spans so many characters.
+    fn charge(&mut self, states: u32, span: u32) {
+        self.class_cost.states += states;
+        self.class_cost.reading += if self.flags.fold { 1 + span / FOLDED_AT_ONCE } else { 1 };
+    }
+
+    fn atom(&mut self, text: &str, states: u32) {
         self.settle();
-        self.here.last = Some(Atom { start: self.out.len(), repeated: false, weight: Weight::ATOM });
+        self.here.last = Some(Atom { start: self.out.len(), repeated: false, weight: Weight::ATOM, states });
         self.out.push_str(text);
     }
 
-    /// A literal or a class, which is what `(?i)` applies to.
+    /// A literal or a class, which is what `(?i)` applies to; its cost is in `class_cost`.
     fn set(&mut self, text: &str) {
-        if self.flags.fold { self.atom(&format!("(?i:{text})")) } else { self.atom(text) }
+        let Cost { states, reading } = self.class_cost;
+        self.reading = self.reading.saturating_add(reading);
+        if self.flags.fold { self.atom(&format!("(?i:{text})"), 2 * states) } else { self.atom(text, states) }
     }
 
     fn literal(&mut self, code: u32) {
         match char::from_u32(code) {
-            Some(c) => self.set(&regex::escape(c.encode_utf8(&mut [0; 4]))),
-            None => self.atom(NOTHING),
+            Some(c) => {
+                self.class_cost = Cost { states: c.len_utf8() as u32, reading: 0 };
+                self.set(&regex::escape(c.encode_utf8(&mut [0; 4])));
+            }
+            None => self.atom(NOTHING, 1),
         }
     }
 
@@ -641,7 +726,7 @@ mod tests {
             match (translate(&go), error) {
                 (Err(ours), Some(theirs)) if ours == theirs => {}
                 (Ok(translated), None) => {
-                    let set = compile(&translated).unwrap();
+                    let set = compile(&translated.text).unwrap();
                     let answers = yes.iter().map(|text| (text, true)).chain(no.iter().map(|text| (text, false)));
                     wrong.extend(
                         answers
@@ -658,8 +743,8 @@ mod tests {
 
     #[test]
     fn plain_expressions_stay_readable() {
-        assert_eq!(translate("^waiting|timed? out$").unwrap(), r"\Awaiting|timed? out\z");
-        assert_eq!(translate(r"(?i)a(b)\d{2,}?").unwrap(), "(?i:a)(?:(?i:b))(?i:[0-9]){2,}");
+        assert_eq!(translate("^waiting|timed? out$").unwrap().text, r"\Awaiting|timed? out\z");
+        assert_eq!(translate(r"(?i)a(b)\d{2,}?").unwrap().text, "(?i:a)(?:(?i:b))(?i:[0-9]){2,}");
     }
 
     #[test]
@@ -680,7 +765,7 @@ mod tests {
             let nested = |depth: usize| format!("{}{inside}{}", before.repeat(depth), behind.repeat(depth));
             let deepest = (1..100).take_while(|&depth| translate(&nested(depth)).is_ok()).count();
             assert!((20..100).contains(&deepest), "{before}{inside}{behind}: {deepest}");
-            compile(&translate(&nested(deepest)).unwrap()).unwrap();
+            compile(&translate(&nested(deepest)).unwrap().text).unwrap();
             assert_eq!(translate(&nested(deepest + 1)).unwrap_err(), "expression nests too deeply");
         }
     }
@@ -703,8 +788,8 @@ mod tests {
         #[test]
         fn whatever_is_accepted_compiles(go in expression()) {
             if let Ok(translated) = translate(&go) {
-                let compiled = compile(&translated);
-                prop_assert!(matches!(compiled, Ok(_) | Err(regex::Error::CompiledTooBig(_))), "{go:?}: {translated}");
+                let compiled = compile(&translated.text);
+                prop_assert!(matches!(compiled, Ok(_) | Err(regex::Error::CompiledTooBig(_))), "{go:?}: {translated:?}");
             }
         }
     }

@@ -27,13 +27,15 @@
 //! * [`cluster`]: watches, or a directory of files, behind [`view`].
 //! * [`reconcile`]: the conditions of our objects.
 //! * [`ops`], [`cli`], [`operate`], [`app`]: for whoever runs it; how the parts are put together.
-//! * [`api`], [`view`], [`clock`], [`secret`], [`goregex`]: what the stages share; they know none of them.
+//! * [`api`], [`view`], [`clock`], [`secret`], [`goregex`], [`pattern`],
+//!   [`compute`]: what the stages share; they know none of them.
 
 #![deny(missing_docs)]
 #![deny(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 
 pub mod api;
 pub mod clock;
+pub mod compute;
 pub mod secret;
 pub mod view;
 
@@ -42,6 +44,7 @@ pub mod pipeline;
 
 pub mod goregex;
 pub mod matching;
+pub mod pattern;
 
 pub mod cel;
 

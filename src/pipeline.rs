@@ -15,10 +15,11 @@ use tokio::runtime::Handle;
 use crate::api::{Event, InvolvedObject, Key};
 use crate::clock::Clock;
 use crate::compose::{self, METADATA_CONFLICTS, Notice, Slot, State};
+use crate::compute::Compute;
 use crate::delivery::Delivery;
 use crate::delivery::troubles::About;
 use crate::matching::gate::{self, Marks, Skip};
-use crate::matching::{CompiledAlert, SharedIndex, match_event};
+use crate::matching::{Candidates, CompiledAlert, Effort, NeedsMore, SharedIndex, match_event};
 use crate::ops::metrics::{Metrics, Outcome};
 use crate::outbox::{Fate, Fingerprint, NewJob, Outbox, PutError, Receipt, RepeatKey, Stamp, Subject};
 use crate::vendors::{self, Row};
@@ -26,6 +27,9 @@ use crate::view::{LabelsView, ObjectLabels, ProviderView, View};
 
 /// How long an event waits for the labels of its object. Its sender gives up after 5 s.
 const LABELS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long an event waits for expressions that take long. Its sender gives up after 5 s.
+const COMPUTE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Everything between the doors and the outbox.
 pub struct Pipeline {
@@ -43,6 +47,18 @@ pub struct Pipeline {
     pub metrics: Arc<Metrics>,
     /// `--no-cross-namespace-refs`.
     pub no_cross_namespace: bool,
+    /// Judges events whose Alerts have expressions that take long.
+    pub compute: Compute,
+}
+
+/// What becomes of an event, before anything is done about it.
+struct Plan {
+    matched: Vec<Arc<CompiledAlert>>,
+    jobs: Vec<NewJob>,
+    /// The type of each job's Provider, for the metrics.
+    kinds: Vec<&'static str>,
+    /// Those of `matched` without a job, each with the type of its Provider.
+    skips: Vec<(Arc<CompiledAlert>, &'static str, Skip)>,
 }
 
 /// What the sender is told.
@@ -71,40 +87,22 @@ impl Pipeline {
                 Err(unavailable) => return unavailable,
             },
         };
-        let matched = match_event(&candidates, event, labels.as_deref());
+        let planned = match self.plan(event, &candidates, labels.as_deref(), &mut Effort::inline()) {
+            Ok(plan) => Ok(plan),
+            Err(NeedsMore) => self.plan_elsewhere(event, candidates, labels).await,
+        };
+        let Plan { matched, jobs, kinds, skips } = match planned {
+            Ok(plan) => plan,
+            Err(unavailable) => return unavailable,
+        };
         if matched.is_empty() {
             tracing::debug!(logger = "event-server", object = %object, "discarding event, no alerts found for the involved object");
             return Answer::Accepted;
         }
-
-        let marks = Marks::of(event);
-        let stamp = Stamp {
-            object: object.uid.as_str().into(),
-            version: object.resource_version.parse().ok(),
-            arrived: self.clock.now(),
-        };
-        let mut jobs = Vec::with_capacity(matched.len());
-        // The type of each job's Provider, for the metrics.
-        let mut kinds = Vec::with_capacity(matched.len());
-        let mut skips = Vec::new();
-        for alert in &matched {
-            let view = self.view.provider(&alert.provider);
-            let row = view.as_ref().and_then(|view| vendors::row(&view.provider.spec.kind));
-            let kind = row.map_or("", |row| row.name);
-            self.tell_of_conflicts(event, alert);
-            match self.job(event, marks, alert, view.as_deref(), row, &stamp) {
-                Ok(job) => {
-                    jobs.push(job);
-                    kinds.push(kind);
-                }
-                Err(skip) => {
-                    self.stands(alert, view.as_deref(), &skip);
-                    skips.push((alert, kind, skip));
-                }
-            }
-        }
+        matched.iter().for_each(|alert| self.tell_of_conflicts(event, alert));
+        skips.iter().for_each(|(alert, _, skip)| self.stands(alert, skip));
         // What is not accepted comes again, and is counted then.
-        let count_skips = || skips.into_iter().for_each(|(alert, kind, skip)| self.skipped(event, alert, kind, skip));
+        let count_skips = || skips.into_iter().for_each(|(alert, kind, skip)| self.skipped(event, &alert, kind, skip));
         if jobs.is_empty() {
             count_skips();
             return Answer::Accepted;
@@ -121,6 +119,67 @@ impl Pipeline {
             Err(PutError::Full) => Answer::Unavailable("as many notifications wait as may"),
             Err(PutError::Unwritable) => Answer::Unavailable("the outbox cannot be written"),
             Err(PutError::Closed) => Answer::Unavailable("Herald is stopping"),
+        }
+    }
+
+    /// Which Alerts want the event, and what each makes of it.
+    ///
+    /// # Errors
+    /// Their expressions need more than `effort` has here.
+    fn plan(
+        &self,
+        event: &Event,
+        candidates: &Candidates,
+        labels: Option<&ObjectLabels>,
+        effort: &mut Effort,
+    ) -> Result<Plan, NeedsMore> {
+        let matched = match_event(candidates, event, labels, effort)?;
+        let marks = Marks::of(event);
+        let object = &event.involved_object;
+        let stamp = Stamp {
+            object: object.uid.as_str().into(),
+            version: object.resource_version.parse().ok(),
+            arrived: self.clock.now(),
+        };
+        let (mut jobs, mut kinds) = (Vec::with_capacity(matched.len()), Vec::with_capacity(matched.len()));
+        let mut skips = Vec::new();
+        for alert in &matched {
+            let view = self.view.provider(&alert.provider);
+            let row = view.as_ref().and_then(|view| vendors::row(&view.provider.spec.kind));
+            let kind = row.map_or("", |row| row.name);
+            match self.job(event, marks, alert, view.as_deref(), row, &stamp, effort) {
+                Ok(job) => {
+                    jobs.push(job);
+                    kinds.push(kind);
+                }
+                Err(Skip::NeedsMore) => return Err(NeedsMore),
+                Err(skip) => skips.push((alert.clone(), kind, skip)),
+            }
+        }
+        Ok(Plan { matched, jobs, kinds, skips })
+    }
+
+    /// The same where it holds up nobody else.
+    async fn plan_elsewhere(
+        self: &Arc<Self>,
+        event: &Event,
+        candidates: Candidates,
+        labels: Option<Arc<ObjectLabels>>,
+    ) -> Result<Plan, Answer> {
+        let (this, its, namespace) = (self.clone(), event.clone(), event.involved_object.namespace.as_str().into());
+        let work = move || {
+            let mut effort = Effort::elsewhere();
+            let plan = this.plan(&its, &candidates, labels.as_deref(), &mut effort);
+            (plan, effort)
+        };
+        match tokio::time::timeout(COMPUTE_PATIENCE, self.compute.run(&namespace, work)).await {
+            Ok(Ok((Ok(plan), effort))) => {
+                for alert in effort.over() {
+                    self.delivery.troubles().look_at(About::Alert(alert.clone()));
+                }
+                Ok(plan)
+            }
+            _ => Err(Answer::Unavailable("expressions of Alerts take too long")),
         }
     }
 
@@ -180,6 +239,7 @@ impl Pipeline {
     }
 
     /// What one Alert makes of the event: gates in their order, then the notice.
+    #[expect(clippy::too_many_arguments, reason = "what an event, an Alert and its Provider are")]
     fn job(
         &self,
         event: &Event,
@@ -188,6 +248,7 @@ impl Pipeline {
         view: Option<&ProviderView>,
         row: Option<&Row>,
         stamp: &Stamp,
+        effort: &mut Effort,
     ) -> Result<NewJob, Skip> {
         let object = &event.involved_object;
         gate::cross_namespace(self.no_cross_namespace, &object.namespace, &alert.key)?;
@@ -206,9 +267,12 @@ impl Pipeline {
         {
             return Err(skip);
         }
-        let composed = compose::compose(event, alert, view, row.carries, row.wording);
+        let composed = compose::compose(event, alert, view, (row.carries, row.wording), effort);
         // What keeps a status from being named is no news of an event that is likely none.
-        let mut notice = composed.map_err(|skip| carried.clone().err().unwrap_or(skip))?;
+        let mut notice = composed.map_err(|skip| match (&carried, skip) {
+            (Err(carried), skip) if skip != Skip::NeedsMore => carried.clone(),
+            (_, skip) => skip,
+        })?;
         let name_of_object = object.to_string();
 
         let uid = provider.meta.uid.clone();
@@ -250,7 +314,7 @@ impl Pipeline {
     }
 
     /// What keeps an Alert from being told of anything is a trouble of it, as a failed delivery is.
-    fn stands(&self, alert: &CompiledAlert, view: Option<&ProviderView>, skip: &Skip) {
+    fn stands(&self, alert: &CompiledAlert, skip: &Skip) {
         let (reason, text) = match skip {
             Skip::NoProvider => ("ProviderNotFound", "there is no such Provider"),
             Skip::UnsupportedType => ("UnsupportedType", "its type is not built"),
@@ -258,6 +322,7 @@ impl Pipeline {
             _ => return,
         };
         let about = About::Alert(alert.key.clone());
+        let view = self.view.provider(&alert.provider);
         let (provider, version) = view.map_or_else(|| ("".into(), 0), |is| (is.provider.meta.uid.clone(), is.version));
         self.delivery.troubles().failed([about], &provider, version, reason, text, self.clock.now());
     }

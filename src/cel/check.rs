@@ -391,7 +391,7 @@ impl Checker {
                     return self.failure(at, format!("more than {} regular expressions", pattern::MOST));
                 }
                 return match pattern::compile(&expression) {
-                    Ok(regex) => Node::Matches { text: Box::new(text), regex },
+                    Ok(pattern) => Node::Matches { text: Box::new(text), pattern },
                     Err(message) => self.failure(at, message),
                 };
             }

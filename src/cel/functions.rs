@@ -548,9 +548,9 @@ fn matches<'a>(budget: &mut Budget, name: &'static str, values: &[Value<'a>]) ->
     };
     // Compiling takes far longer than the search.
     budget.spend(pattern::COST)?;
-    budget.text(text.len())?;
-    let regex = pattern::compile(expression).map_err(EvalError::new)?;
-    Ok(Value::Bool(regex.is_match(text)))
+    let pattern = pattern::compile(expression).map_err(EvalError::new)?;
+    budget.spend(pattern.states() as usize * 4)?;
+    pattern::is_match(budget, &pattern, text).map(Value::Bool)
 }
 
 fn cannot_convert(value: &Value<'_>, to: &str) -> EvalError {

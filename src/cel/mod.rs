@@ -39,8 +39,8 @@ pub const MAX_DEPTH: usize = 250;
 /// thread has 2 MiB.
 pub const MAX_NESTING: usize = 100;
 
-/// Steps of one run: each node visited, each element gone through and each 16 bytes of text read
-/// or made is one. Bounds time to some ten milliseconds and memory to some ten megabytes.
+/// Steps of one run: each node visited, each element gone through, each 16 bytes of text read or made is one; a
+/// search pays for the states it makes. Bounds time to some ten milliseconds and memory to some ten megabytes.
 pub const MAX_STEPS: usize = 250_000;
 
 /// What an expression must give, known before it runs.
@@ -72,6 +72,8 @@ pub struct CompileError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EvalError {
     message: String,
+    /// It had fewer steps than [`MAX_STEPS`], and they did not suffice.
+    is_short: bool,
 }
 
 /// What is wrong at a byte of the text, or with the whole of it.
@@ -99,8 +101,23 @@ impl Expr {
     }
 
     /// Runs an expression that was compiled for [`ResultType::String`].
+    ///
+    /// # Errors
+    /// It gives nothing for these values.
     pub fn evaluate_string(&self, variables: &[(&str, &serde_json::Value)]) -> Result<String, EvalError> {
-        match self.evaluate(variables)? {
+        self.evaluate_string_within(variables, &mut MAX_STEPS.clone())
+    }
+
+    /// The same within `steps`, of which fewer are left afterwards.
+    ///
+    /// # Errors
+    /// It gives nothing for these values, or there are too few steps: see [`EvalError::is_short`].
+    pub fn evaluate_string_within(
+        &self,
+        variables: &[(&str, &serde_json::Value)],
+        steps: &mut usize,
+    ) -> Result<String, EvalError> {
+        match self.evaluate(variables, steps)? {
             Value::String(text) => Ok(text.to_string()),
             other => Err(wrong_result(&other, "string")),
         }
@@ -108,19 +125,23 @@ impl Expr {
 
     /// Runs an expression that was compiled for [`ResultType::Bool`].
     pub fn evaluate_bool(&self, variables: &[(&str, &serde_json::Value)]) -> Result<bool, EvalError> {
-        match self.evaluate(variables)? {
+        match self.evaluate(variables, &mut MAX_STEPS.clone())? {
             Value::Bool(bool) => Ok(bool),
             other => Err(wrong_result(&other, "bool")),
         }
     }
 
-    fn evaluate<'a>(&self, variables: &[(&str, &'a serde_json::Value)]) -> Result<Value<'a>, EvalError> {
+    fn evaluate<'a>(
+        &self,
+        variables: &[(&str, &'a serde_json::Value)],
+        steps: &mut usize,
+    ) -> Result<Value<'a>, EvalError> {
         let value_of = |declared: &String| {
             let found = variables.iter().find(|(name, _)| name == declared);
             let (_, value) = found.ok_or_else(|| EvalError::new(format!("no such attribute(s): {declared}")))?;
             Ok(Value::from(*value))
         };
-        run::run(&self.node, self.variables.iter().map(value_of).collect::<Result<_, EvalError>>()?)
+        run::run(&self.node, self.variables.iter().map(value_of).collect::<Result<_, EvalError>>()?, steps)
     }
 }
 
@@ -144,7 +165,12 @@ impl Problem {
 
 impl EvalError {
     fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into() }
+        Self { message: message.into(), is_short: false }
+    }
+
+    /// Whether the caller had too few steps, and more might have sufficed.
+    pub fn is_short(&self) -> bool {
+        self.is_short
     }
 }
 

@@ -1,30 +1,26 @@
 //! Regular expressions for `matches`, in Go's dialect.
 
-use regex::{Regex, RegexBuilder};
+use std::sync::Arc;
 
-use crate::goregex;
-
-/// Bytes one compiled expression may take.
-const COMPILED_LIMIT: usize = 256 << 10;
-
-/// Bytes of one expression; reading a longer one takes too long.
-const LONGEST: usize = 4 << 10;
+use super::EvalError;
+use super::run::Budget;
+use crate::pattern::{Exhausted, Pattern};
 
 /// Expressions that are compiled ahead, for one text of CEL: bounds what it keeps.
 pub(super) const MOST: usize = 32;
 
-/// Steps that compiling one while running counts as: it can take some milliseconds.
+/// Steps that compiling one while running counts as, besides its size.
 pub(super) const COST: usize = 20_000;
 
 /// Compiles what Go would accept; the error is in cel-go's words.
-pub(super) fn compile(expression: &str) -> Result<Regex, String> {
-    let refused = |why: &str| format!("error parsing regexp: {why}");
-    if expression.len() > LONGEST {
-        return Err(refused("it is too long"));
-    }
-    let translated = goregex::translate(expression).map_err(|why| refused(&why))?;
-    RegexBuilder::new(&translated)
-        .size_limit(COMPILED_LIMIT)
-        .build()
-        .map_err(|_| refused(&format!("it is too large: `{expression}`")))
+pub(super) fn compile(expression: &str) -> Result<Arc<Pattern>, String> {
+    Pattern::compile(expression).map_err(|error| format!("error parsing regexp: {error}"))
+}
+
+/// Searches a text, and pays for what that takes.
+pub(super) fn is_match(budget: &mut Budget, pattern: &Pattern, text: &str) -> Result<bool, EvalError> {
+    budget.search(|steps| pattern.is_match(text, steps)).map_err(|why| match why {
+        Exhausted::Alone => EvalError::new(format!("matches: {why}; write it with fewer repetitions")),
+        Exhausted::Together => budget.out_of_steps(),
+    })
 }

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use regex::Regex;
-
 use super::functions::{self, Function, Outcome};
 use super::value::{List, Map, Value};
-use super::{EvalError, MAX_STEPS, no_such_overload};
+use super::{EvalError, MAX_STEPS, no_such_overload, pattern};
+use crate::pattern::Pattern;
 
 /// What is left to do of an expression once its names and types are known.
 #[derive(Debug)]
@@ -49,7 +48,7 @@ pub(super) enum Node {
     /// `matches` with an expression that is known.
     Matches {
         text: Box<Node>,
-        regex: Regex,
+        pattern: Arc<Pattern>,
     },
     List(Vec<(Node, bool)>),
     Map(Vec<(Node, Node, bool)>),
@@ -88,18 +87,47 @@ impl std::fmt::Debug for Function {
 #[derive(Debug)]
 pub(super) struct Budget {
     steps: usize,
+    /// It began with less than [`MAX_STEPS`].
+    short: bool,
 }
 
 impl Budget {
     pub(super) fn new() -> Self {
-        Self { steps: MAX_STEPS }
+        Self::within(MAX_STEPS)
+    }
+
+    /// No more than `steps`, nor than [`MAX_STEPS`].
+    pub(super) fn within(steps: usize) -> Self {
+        Self { steps: steps.min(MAX_STEPS), short: steps < MAX_STEPS }
     }
 
     pub(super) fn spend(&mut self, steps: usize) -> Result<(), EvalError> {
-        self.steps = self.steps.checked_sub(steps).ok_or_else(|| {
-            EvalError::new(format!("it takes more than {MAX_STEPS} steps; look at fewer elements or shorter texts"))
-        })?;
-        Ok(())
+        match self.steps.checked_sub(steps) {
+            Some(left) => {
+                self.steps = left;
+                Ok(())
+            }
+            None => {
+                self.steps = 0;
+                Err(self.out_of_steps())
+            }
+        }
+    }
+
+    /// Lets a search take what it needs of the steps.
+    pub(super) fn search<T>(&mut self, search: impl FnOnce(&mut usize) -> T) -> T {
+        search(&mut self.steps)
+    }
+
+    /// What is left.
+    pub(super) fn left(&self) -> usize {
+        self.steps
+    }
+
+    /// The error of a run that has no steps left.
+    pub(super) fn out_of_steps(&self) -> EvalError {
+        let message = format!("it takes more than {MAX_STEPS} steps; look at fewer elements or shorter texts");
+        EvalError { message, is_short: self.short }
     }
 
     /// Pays for reading or making so many bytes of text.
@@ -109,8 +137,13 @@ impl Budget {
 }
 
 /// Runs `node`; `variables` are those that are declared, in their order.
-pub(super) fn run<'a>(node: &Node, variables: Vec<Value<'a>>) -> Outcome<'a> {
-    Runner { variables, budget: Budget::new() }.run(node)
+pub(super) fn run<'a>(node: &Node, variables: Vec<Value<'a>>, steps: &mut usize) -> Outcome<'a> {
+    let budget = Budget::within(*steps);
+    let before = budget.left();
+    let mut runner = Runner { variables, budget };
+    let outcome = runner.run(node);
+    *steps -= before - runner.budget.left();
+    outcome
 }
 
 struct Runner<'a> {
@@ -134,7 +167,7 @@ impl<'a> Runner<'a> {
             Node::Choose(parts) => self.choose(parts),
             Node::Else { name, parts } => self.otherwise(name, parts),
             Node::Call { function, arguments } => self.call(function, arguments),
-            Node::Matches { text, regex } => self.matches(text, regex),
+            Node::Matches { text, pattern } => self.matches(text, pattern),
             Node::List(elements) => self.list(elements),
             Node::Map(entries) => self.map(entries),
             Node::Each { each, range, body } => self.each(each, range, body),
@@ -223,12 +256,9 @@ impl<'a> Runner<'a> {
         }
     }
 
-    fn matches(&mut self, text: &Node, regex: &Regex) -> Outcome<'a> {
+    fn matches(&mut self, text: &Node, pattern: &Pattern) -> Outcome<'a> {
         match self.run(text)? {
-            Value::String(text) => {
-                self.budget.text(text.len())?;
-                Ok(Value::Bool(regex.is_match(&text)))
-            }
+            Value::String(text) => pattern::is_match(&mut self.budget, pattern, &text).map(Value::Bool),
             value => Err(no_such_overload("matches", &[value, Value::from("")])),
         }
     }

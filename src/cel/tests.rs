@@ -31,7 +31,7 @@ fn verdict(text: &str, world: &Json) -> (String, String) {
         Err(problem) => return ("refused".to_owned(), problem.explain(text).to_string()),
     };
     let found = check::output_name(&found);
-    match run::run(&node, VARIABLES.map(|name| Value::from(&world[name])).into()) {
+    match run::run(&node, VARIABLES.map(|name| Value::from(&world[name])).into(), &mut super::MAX_STEPS.clone()) {
         Err(error) => (format!("fails as {found}"), error.to_string()),
         Ok(value) => {
             let value = match &value {

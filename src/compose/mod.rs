@@ -14,8 +14,8 @@ pub use revision::{commit_of, own_commit};
 pub use status::{Wording, may_recover};
 
 use crate::api::Event;
-use crate::matching::CompiledAlert;
 use crate::matching::gate::{Carries, Skip};
+use crate::matching::{CompiledAlert, Effort};
 use crate::view::ProviderView;
 
 /// Annotation on a Provider: `"true"` makes progress a pending status where the vendor does not
@@ -26,13 +26,13 @@ pub const PENDING_ANNOTATION: &str = "herald.sh/pending";
 /// that Flux marks as no final outcome, such as a GitRepository's new artifact.
 pub const COMMIT_STATUS_FROM_ANNOTATION: &str = "herald.sh/commit-status-from";
 
-/// Composes what `provider` is to be told of `event`.
+/// Composes what `provider` is to be told of `event`; its expression is run within `effort`.
 pub fn compose(
     event: &Event,
     alert: &CompiledAlert,
     view: &ProviderView,
-    carries: Carries,
-    wording: Wording,
+    (carries, wording): (Carries, Wording),
+    effort: &mut Effort,
 ) -> Result<Notice, Skip> {
     let provider = &view.provider;
     match carries {
@@ -50,7 +50,7 @@ pub fn compose(
             Ok(Notice::CommitStatus(CommitStatus {
                 commit: commit.into(),
                 state,
-                name: text::fit(status_id::of(event, alert, view)?, wording.name, wording.ignores_case),
+                name: text::fit(status_id::of(event, alert, view, effort)?, wording.name, wording.ignores_case),
                 label: status_id::label(&event.involved_object),
                 summary: metadata::lookup(event, alert, "summary")
                     .map(|summary| text::fit(summary.into(), status::LONGEST_NAME, false).to_string()),

@@ -4,10 +4,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use super::filter::{Bad, Filter};
+use super::effort::{Effort, NeedsMore};
+use super::filter::{Bad, Filter, Over};
 use super::selector::Selector;
 use super::sources::{self, Source, Sources};
 use crate::api::{Alert, Event, Key};
+use crate::pattern::Exhausted;
+
+/// Bytes of a message that expressions look at.
+const LOOKED_AT: usize = 16 << 10;
 
 /// An Alert with everything compiled that an event will ask of it.
 #[derive(Debug)]
@@ -37,6 +42,8 @@ pub struct CompiledAlert {
     /// Metadata keys that more than one layer of an event gives, each with the layers, from the first
     /// event that showed any: users are told once of each generation.
     pub conflicts: OnceLock<BTreeMap<String, Vec<&'static str>>>,
+    /// What its condition says of expressions that took too long, from the first event that showed any.
+    pub over: OnceLock<String>,
     /// The object as JSON text, for the expression of its Provider.
     pub object: Arc<str>,
     severity: Severity,
@@ -72,10 +79,7 @@ impl CompiledAlert {
 
         let (filter, bad) = Filter::compile(&spec.inclusion_list, &spec.exclusion_list);
         for Bad { excludes, position, error } in bad {
-            let (field, consequence) = match excludes {
-                false => ("inclusionList", "it matches nothing"),
-                true => ("exclusionList", "it excludes nothing"),
-            };
+            let (field, consequence) = consequence(excludes);
             problem(
                 "InvalidExpression",
                 true,
@@ -110,21 +114,65 @@ impl CompiledAlert {
             problems,
             annotations: alert.meta.annotations.clone(),
             conflicts: OnceLock::new(),
+            over: OnceLock::new(),
             object: alert.object.clone(),
             severity,
             filter,
         }
     }
 
+    /// Whether this Alert listens to events of this severity at all.
+    pub fn listens(&self, event: &Event) -> bool {
+        !self.suspended && (self.severity == Severity::Info || event.severity == "error")
+    }
+
     /// Whether this Alert, whose source names the event's object, wants the event.
-    pub fn wants(&self, event: &Event) -> bool {
-        !self.suspended
-            && (self.severity == Severity::Info || event.severity == "error")
-            && self.filter.admits(&event.message)
+    ///
+    /// # Errors
+    /// Its lists need more steps than are left here, and there are more elsewhere. There, an expression without
+    /// steps counts as a bad one.
+    pub fn wants(&self, event: &Event, effort: &mut Effort) -> Result<bool, NeedsMore> {
+        if !self.listens(event) {
+            return Ok(false);
+        }
+        let verdict = self.filter.admits(beginning(&event.message), effort.of(&self.key.namespace));
+        if let Some(over) = verdict.over {
+            effort.exceeded()?;
+            if self.over.set(self.explain(over)).is_ok() {
+                effort.note(&self.key);
+            }
+        }
+        Ok(verdict.admits)
+    }
+
+    fn explain(&self, Over { excludes, position, why }: Over) -> String {
+        let (field, consequence) = consequence(excludes);
+        match why {
+            Exhausted::Alone => format!(
+                "spec.{field}[{position}] takes too long for a message ({why}); {consequence} until the Alert is \
+                 changed: write it with fewer repetitions"
+            ),
+            Exhausted::Together => format!(
+                "the expressions of namespace {} take too long for one event, and for some events spec.{field}[{position}] \
+                 is left out: use fewer Alerts with lists, or simpler expressions",
+                self.key.namespace
+            ),
+        }
     }
 
     /// The objects whose labels have to be known for this Alert; none while it is suspended.
     pub fn selected_by_label(&self) -> impl Iterator<Item = &Source> {
         self.labelled.iter().filter(|_| !self.suspended).map(|(source, _)| source)
     }
+}
+
+/// The field of a list, and what becomes of an expression there that cannot be used.
+fn consequence(excludes: bool) -> (&'static str, &'static str) {
+    if excludes { ("exclusionList", "it excludes nothing") } else { ("inclusionList", "it matches nothing") }
+}
+
+/// What expressions look at.
+fn beginning(message: &str) -> &str {
+    let end = (0..=LOOKED_AT.min(message.len())).rev().find(|end| message.is_char_boundary(*end));
+    &message[..end.unwrap_or_default()]
 }

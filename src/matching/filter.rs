@@ -1,33 +1,33 @@
-//! Inclusion and exclusion lists: the expressions of one list, compiled together when the Alert
-//! changes. An event compiles nothing. They are written in Go's dialect; `goregex` turns each
-//! into Rust's.
+//! Inclusion and exclusion lists: compiled when the Alert changes. An event compiles nothing.
 
-use regex::{RegexSet, RegexSetBuilder};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::goregex;
+use crate::pattern::{Exhausted, Pattern, PatternError};
 
-/// Bytes one compiled list may take, so that no Alert can fill the memory.
-const COMPILED_LIMIT: usize = 4 << 20;
-
-/// Bytes of one expression. The limit above is looked at late: before it, `(?i)` and two
-/// thousand `\pL` take a second and hundreds of megabytes.
-const EXPRESSION_LIMIT: usize = 4 << 10;
+/// States of all expressions of one Alert together, as [`Pattern::states`] counts them.
+const MAX_STATES: u32 = 16_000;
 
 /// Bytes of all expressions of one list together, because reading them takes time too.
 const LIST_LIMIT: usize = 64 << 10;
 
-/// Bytes one list may use to remember states while it searches; past that it searches on, slower.
-const CACHE_LIMIT: usize = 256 << 10;
-
-/// An Alert's inclusion and exclusion list, searched unanchored and in one pass.
+/// An Alert's inclusion and exclusion list, searched unanchored.
 #[derive(Debug, Default)]
 pub struct Filter {
-    /// The good expressions, inclusions first.
-    set: Option<RegexSet>,
-    /// How many of them are inclusions.
-    inclusions: usize,
+    inclusions: Box<[Entry]>,
+    exclusions: Box<[Entry]>,
     /// The inclusion list holds something, good or bad.
     chooses: bool,
+}
+
+/// A good expression.
+#[derive(Debug)]
+struct Entry {
+    /// Its place in the list.
+    position: usize,
+    pattern: Arc<Pattern>,
+    /// A search took more steps than one may: it counts as a bad one.
+    costly: AtomicBool,
 }
 
 /// An expression that cannot be used.
@@ -41,67 +41,94 @@ pub struct Bad {
     pub error: String,
 }
 
+/// What a filter makes of a text.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Some inclusion matches, where there are any, and no exclusion does.
+    pub admits: bool,
+    /// An expression that ran out of steps, and counted as a bad one.
+    pub over: Option<Over>,
+}
+
+/// An expression that ran out of steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Over {
+    /// It stands in the exclusion list.
+    pub excludes: bool,
+    /// Its place in the list.
+    pub position: usize,
+    /// By itself, or together with others.
+    pub why: Exhausted,
+}
+
 impl Filter {
     /// Compiles the good expressions of both lists and reports the bad ones.
     pub fn compile(inclusions: &[String], exclusions: &[String]) -> (Self, Vec<Bad>) {
-        let mut bad = Vec::new();
-        let mut good = Vec::new();
-        read(inclusions, false, &mut good, &mut bad);
-        let included = good.len();
-        read(exclusions, true, &mut good, &mut bad);
-        let set = if good.is_empty() { None } else { compile(&good).ok() };
-        if set.is_none() && !good.is_empty() {
-            let error = format!("with the rest of the lists larger than {COMPILED_LIMIT} bytes when compiled");
-            bad.push(Bad { excludes: included == 0, position: 0, error });
-        }
-        (Self { set, inclusions: included, chooses: !inclusions.is_empty() }, bad)
-    }
-
-    /// Whether a message passes: some inclusion matches it, where there are any, and no exclusion.
-    pub fn admits(&self, text: &str) -> bool {
-        let Some(set) = &self.set else { return !self.chooses };
-        match (self.inclusions, set.len() - self.inclusions) {
-            (0, _) => !self.chooses && !set.is_match(text),
-            (_, 0) => set.is_match(text),
-            // Exclusions come last, so the last match tells whether there is one.
-            _ => set.matches(text).iter().next_back().is_some_and(|last| last < self.inclusions),
-        }
-    }
-}
-
-/// Checks the expressions of one list.
-fn read(list: &[String], excludes: bool, good: &mut Vec<String>, bad: &mut Vec<Bad>) {
-    let mut read = 0;
-    for (position, expression) in list.iter().enumerate() {
-        read += expression.len();
-        let checked = if read > LIST_LIMIT {
-            Err(format!("the expressions up to this one are longer than {LIST_LIMIT} bytes together"))
-        } else {
-            check(expression)
+        let mut reader = Reader { bad: Vec::new(), states: 0 };
+        let filter = Self {
+            inclusions: reader.read(inclusions, false),
+            exclusions: reader.read(exclusions, true),
+            chooses: !inclusions.is_empty(),
         };
-        match checked {
-            Ok(expression) => good.push(expression),
-            Err(error) => bad.push(Bad { excludes, position, error }),
+        (filter, reader.bad)
+    }
+
+    /// Whether a text passes; `steps` are what is left for it, and fewer afterwards.
+    pub fn admits(&self, text: &str, steps: &mut usize) -> Verdict {
+        let mut over = None;
+        let included = !self.chooses || any(&self.inclusions, text, steps, false, &mut over);
+        let admits = included && !any(&self.exclusions, text, steps, true, &mut over);
+        Verdict { admits, over }
+    }
+}
+
+/// Whether an expression of the list matches.
+fn any(list: &[Entry], text: &str, steps: &mut usize, excludes: bool, over: &mut Option<Over>) -> bool {
+    list.iter().any(|entry| {
+        if entry.costly.load(Ordering::Relaxed) {
+            return false;
         }
-    }
+        entry.pattern.is_match(text, steps).unwrap_or_else(|why| {
+            if why == Exhausted::Alone {
+                entry.costly.store(true, Ordering::Relaxed);
+            }
+            over.get_or_insert(Over { excludes, position: entry.position, why });
+            false
+        })
+    })
 }
 
-fn compile(expressions: &[String]) -> Result<RegexSet, regex::Error> {
-    RegexSetBuilder::new(expressions).size_limit(COMPILED_LIMIT).dfa_size_limit(CACHE_LIMIT).build()
+struct Reader {
+    bad: Vec<Bad>,
+    states: u32,
 }
 
-/// One expression on its own, so that a bad one cannot take its neighbours down: as Rust spells
-/// it, or what is wrong with it.
-fn check(expression: &str) -> Result<String, String> {
-    if expression.len() > EXPRESSION_LIMIT {
-        return Err(format!("longer than {EXPRESSION_LIMIT} bytes"));
+impl Reader {
+    fn read(&mut self, list: &[String], excludes: bool) -> Box<[Entry]> {
+        let (mut good, mut bytes) = (Vec::new(), 0);
+        for (position, expression) in list.iter().enumerate() {
+            bytes += expression.len();
+            let checked = match bytes <= LIST_LIMIT {
+                true => self.check(expression),
+                false => Err(format!("the expressions up to this one are longer than {LIST_LIMIT} bytes together")),
+            };
+            match checked {
+                Ok(pattern) => good.push(Entry { position, pattern, costly: AtomicBool::new(false) }),
+                Err(error) => self.bad.push(Bad { excludes, position, error }),
+            }
+        }
+        good.into()
     }
-    let expression = goregex::translate(expression)?;
-    match compile(std::slice::from_ref(&expression)) {
-        Ok(_) => Ok(expression),
-        Err(regex::Error::CompiledTooBig(limit)) => Err(format!("larger than {limit} bytes when compiled")),
-        // Not known to happen: `goregex` writes nothing that `regex` does not read.
-        Err(error) => Err(error.to_string().lines().last().unwrap_or_default().trim().to_owned()),
+
+    /// One expression, so that a bad one cannot take its neighbours down.
+    fn check(&mut self, expression: &str) -> Result<Arc<Pattern>, String> {
+        let together = format!("the expressions up to this one have more than {MAX_STATES} states together");
+        if self.states > MAX_STATES {
+            return Err(together);
+        }
+        let pattern = Pattern::compile(expression).map_err(|error: PatternError| error.to_string())?;
+        self.states = self.states.saturating_add(pattern.states());
+        if self.states > MAX_STATES { Err(together) } else { Ok(pattern) }
     }
 }
 
@@ -112,6 +139,12 @@ mod tests {
     fn filter(inclusions: &[&str], exclusions: &[&str]) -> (Filter, Vec<Bad>) {
         let list = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
         Filter::compile(&list(inclusions), &list(exclusions))
+    }
+
+    fn admits(filter: &Filter, text: &str) -> bool {
+        let verdict = filter.admits(text, &mut usize::MAX.clone());
+        assert_eq!(verdict.over, None, "{text}");
+        verdict.admits
     }
 
     fn errors(bad: Vec<Bad>) -> Vec<(bool, usize, String)> {
@@ -129,10 +162,10 @@ mod tests {
             let (filter, bad) = filter(inclusions, exclusions);
             assert_eq!(bad, []);
             for text in admitted {
-                assert!(filter.admits(text), "{inclusions:?} {exclusions:?} {text}");
+                assert!(admits(&filter, text), "{inclusions:?} {exclusions:?} {text}");
             }
             for text in refused {
-                assert!(!filter.admits(text), "{inclusions:?} {exclusions:?} {text}");
+                assert!(!admits(&filter, text), "{inclusions:?} {exclusions:?} {text}");
             }
         }
     }
@@ -145,25 +178,56 @@ mod tests {
             (true, 1, "missing argument to repetition operator: `*`".to_owned()),
         ];
         assert_eq!(errors(bad), expected);
-        assert!(filter.admits("it is fine") && !filter.admits("a fine day"));
+        assert!(admits(&filter, "it is fine") && !admits(&filter, "a fine day"));
     }
 
     #[test]
     fn bad_inclusions_let_nothing_through_and_bad_exclusions_everything() {
         let (only_bad, _) = filter(&["(unclosed"], &[]);
-        assert!(!only_bad.admits("(unclosed"));
+        assert!(!admits(&only_bad, "(unclosed"));
         let (with_exclusion, _) = filter(&["(unclosed"], &["x"]);
-        assert!(!with_exclusion.admits("(unclosed"));
+        assert!(!admits(&with_exclusion, "(unclosed"));
         let (open, _) = filter(&[], &["(unclosed"]);
-        assert!(open.admits("(unclosed"));
+        assert!(admits(&open, "(unclosed"));
     }
 
     #[test]
     fn a_huge_expression_is_refused() {
         let (_, bad) = filter(&[r"\pL{1000}"], &[]);
-        assert_eq!(errors(bad), [(false, 0, "larger than 4194304 bytes when compiled".to_owned())]);
+        assert_eq!(errors(bad), [(false, 0, PatternError::TooLarge.to_string())]);
         let (_, bad) = filter(&[&"a".repeat(4 << 10), &"a".repeat((4 << 10) + 1)], &[]);
         assert_eq!(errors(bad), [(false, 1, "longer than 4096 bytes".to_owned())]);
+    }
+
+    #[test]
+    fn an_expression_that_runs_out_of_steps_counts_as_a_bad_one() {
+        let costly = "a[ab]{1000}[ab]{1000}~";
+        let text: String = "abbab"
+            .chars()
+            .cycle()
+            .zip("ab".chars().cycle())
+            .map(|(a, b)| if a == b { 'a' } else { 'b' })
+            .take(16_000)
+            .collect();
+        let text = text + "~";
+        for (inclusions, exclusions, admits) in [
+            (&[costly][..], &[][..], false),
+            (&[costly, "~$"], &[], true),
+            (&[], &[costly], true),
+            (&[], &[costly, "~$"], false),
+        ] {
+            let (filter, bad) = filter(inclusions, exclusions);
+            assert_eq!(bad, []);
+            let excludes = inclusions.is_empty();
+            let over = |why| Some(Over { excludes, position: 0, why });
+            assert_eq!(filter.admits(&text, &mut 1000).over, over(Exhausted::Together), "it is tried again with more");
+            let verdict = filter.admits(&text, &mut usize::MAX.clone());
+            assert_eq!(verdict, Verdict { admits, over: over(Exhausted::Alone) }, "{inclusions:?} {exclusions:?}");
+            // It is not tried again.
+            let mut steps = 1000;
+            assert_eq!(filter.admits(&text, &mut steps), Verdict { admits, over: None });
+            assert!(steps > 900);
+        }
     }
 
     #[test]
@@ -171,15 +235,15 @@ mod tests {
         let long = "a".repeat(4 << 10);
         let (filter, bad) = filter(&[long.as_str(); 17], &[]);
         assert_eq!(bad.iter().map(|bad| bad.position).collect::<Vec<_>>(), [16]);
-        assert!(filter.admits(&long));
+        assert!(admits(&filter, &long));
     }
 
     #[test]
     fn expressions_are_read_as_go_reads_them() {
         let (filter, bad) = filter(&[r"\<b>\d+\</b>", "a{,2}"], &[]);
         assert_eq!(bad, []);
-        assert!(filter.admits("<b>12</b>") && !filter.admits("<b>١٢</b>"));
-        assert!(filter.admits("a{,2}") && !filter.admits("aa"));
+        assert!(admits(&filter, "<b>12</b>") && !admits(&filter, "<b>١٢</b>"));
+        assert!(admits(&filter, "a{,2}") && !admits(&filter, "aa"));
     }
     /// spec/pipeline.md 3.4: where Go and the crate `regex` part ways. What an expression matches, what
     /// it does not, or that it is refused.
@@ -217,18 +281,18 @@ mod tests {
             let (filter, bad) = filter(&[expression], &[]);
             assert_eq!(bad, [], "{expression}");
             for text in matched {
-                assert!(filter.admits(text), "{expression} on {text:?}");
+                assert!(admits(&filter, text), "{expression} on {text:?}");
             }
             for text in missed {
-                assert!(!filter.admits(text), "{expression} on {text:?}");
+                assert!(!admits(&filter, text), "{expression} on {text:?}");
             }
         }
         for refused in ["[a--c]", "a{1001}", "a++", "a**", "(?x)a", "(?-u)a", "(?R)a", r"\u0041", r"\p{Alphabetic}"] {
             let (_, bad) = filter(&[refused], &[]);
             assert_eq!(bad.len(), 1, "{refused}");
             // A list of such ones only lets nothing pass, and excludes nothing.
-            assert!(!filter(&[refused], &[]).0.admits(refused), "{refused}");
-            assert!(filter(&[], &[refused]).0.admits(refused), "{refused}");
+            assert!(!admits(&filter(&[refused], &[]).0, refused), "{refused}");
+            assert!(admits(&filter(&[], &[refused]).0, refused), "{refused}");
         }
     }
 }

@@ -32,6 +32,8 @@ pub enum Skip {
     NoCommit,
     /// The Provider's expression gives no name for this event; the text says why.
     Expression(String),
+    /// Nothing yet: the Provider's expression needs more steps than there are here.
+    NeedsMore,
 }
 
 impl Skip {
@@ -46,6 +48,7 @@ impl Skip {
             Skip::NoState => "no_state",
             Skip::NoCommit => "no_commit",
             Skip::Expression(_) => "expression",
+            Skip::NeedsMore => "needs_more",
         }
     }
 

@@ -48,9 +48,9 @@ impl Candidates {
         self.named.iter().chain(&self.wildcard).flat_map(|bucket| bucket.labelled.iter())
     }
 
-    /// Whether the labels of the object decide if an Alert wants this event.
+    /// Whether the labels of the object may decide if an Alert wants this event.
     pub fn ask_for_labels(&self, event: &Event) -> bool {
-        self.labelled().any(|(_, alert)| alert.wants(event))
+        self.labelled().any(|(_, alert)| alert.listens(event))
     }
 }
 

@@ -2,6 +2,7 @@
 //! reason of each skip for `pipeline` to count.
 
 mod alert;
+mod effort;
 mod filter;
 pub mod gate;
 mod index;
@@ -9,6 +10,7 @@ mod selector;
 mod sources;
 
 pub use alert::{CompiledAlert, Problem};
+pub use effort::{Effort, NeedsMore};
 pub use index::{AlertIndex, Candidates, SharedIndex};
 pub use selector::Selector;
 pub use sources::Source;
@@ -26,15 +28,31 @@ use crate::view::ObjectLabels;
 ///
 /// `labels` are those of the object; `None` when they are not known, or nobody asks for them (see
 /// [`Candidates::ask_for_labels`]): then a source with `matchLabels` selects nothing.
-pub fn match_event(candidates: &Candidates, event: &Event, labels: Option<&ObjectLabels>) -> Vec<Arc<CompiledAlert>> {
-    let mut wanted: Vec<_> = candidates.iter().filter(|alert| alert.wants(event)).cloned().collect();
+///
+/// # Errors
+/// The lists of the Alerts need more than `effort` has here, and there is more elsewhere.
+pub fn match_event(
+    candidates: &Candidates,
+    event: &Event,
+    labels: Option<&ObjectLabels>,
+    effort: &mut Effort,
+) -> Result<Vec<Arc<CompiledAlert>>, NeedsMore> {
+    let mut wanted = Vec::new();
+    for alert in candidates.iter() {
+        if alert.wants(event, effort)? {
+            wanted.push(alert.clone());
+        }
+    }
     if let Some(labels) = labels {
-        let selected = candidates.labelled().filter(|(selector, alert)| selector.matches(labels) && alert.wants(event));
-        wanted.extend(selected.map(|(_, alert)| alert.clone()));
+        for (selector, alert) in candidates.labelled() {
+            if selector.matches(labels) && alert.wants(event, effort)? {
+                wanted.push(alert.clone());
+            }
+        }
     }
     if wanted.len() > 1 {
         wanted.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         wanted.dedup_by(|a, b| a.key == b.key);
     }
-    wanted
+    Ok(wanted)
 }

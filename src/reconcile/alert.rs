@@ -63,6 +63,9 @@ fn healthy(
     if let Some(denied) = denied(alert).filter(|_| no_cross_namespace) {
         return denied;
     }
+    if let Some(over) = alert.over.get() {
+        return Desired::unhealthy("ExpressionTooCostly", over.clone());
+    }
     match provider {
         None => Desired::unhealthy(
             "ProviderNotFound",

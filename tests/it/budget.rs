@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use herald::clock::{Clock, SystemClock, TurnedClock};
 use herald::cluster::Stores;
 use herald::cluster::manifests::Manifests;
+use herald::compute::Compute;
 use herald::delivery::resolve::{Identities, Resolver};
 use herald::delivery::troubles::About;
 use herald::delivery::{Deadlines, Delivery};
@@ -320,6 +321,7 @@ impl Turned {
             delivery,
             clock: clock.clone(),
             metrics,
+            compute: Compute::start().expect("threads"),
             no_cross_namespace: false,
         });
         Self { clock, pipeline, stores, folder }

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use herald::clock::{Clock, SystemClock};
 use herald::ops::metrics::Outcome;
 
 use crate::logs::Logs;
@@ -526,4 +527,77 @@ async fn a_recovery_of_another_object_turns_nothing_green() {
     again.idle().await;
     assert_eq!(scene.forge.requests().len(), seen);
     again.stop().await;
+}
+
+/// A message of letters that make the states of an automaton multiply.
+fn multiplying(length: usize) -> String {
+    (0..length).map(|at| if (at * at / 3 + at / 7) % 2 == 0 { 'a' } else { 'b' }).collect()
+}
+
+/// What one tenant's expressions cost is not paid by others: neither by their events nor by the probes.
+#[tokio::test]
+async fn an_expression_that_takes_too_long_says_so_and_counts_as_a_bad_one() {
+    let logs = Logs::collect();
+    let forge = forge().await;
+    let costly = "a[ab]{1000}[ab]{1000}~";
+    let manifests: Vec<_> = [
+        told_at(&forge, "excluding", |alert| alert.spec("exclusionList", json!([costly]))),
+        told_at(&forge, "including", |alert| alert.spec("inclusionList", json!([costly]))),
+        told_at(&forge, "too-large", |alert| alert.spec("exclusionList", json!(["[a-z]{0,1000}".repeat(28) + "~"]))),
+        told_at(&forge, "plain", |alert| alert.spec("exclusionList", json!([".*no change.*"]))),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let scene = Scene::with(forge, manifests, &[]).await;
+    logs.until(&["name=too-large ", "Ready", "InvalidExpression", "spec.exclusionList[0]", "states"]).await;
+    let message = multiplying(15_000) + "~";
+    for number in 1..=2 {
+        scene.forge.reset_counts();
+        let begun = SystemClock.now();
+        scene.tell([kustomization_event("web", &sha(number)).message(&message)]).await;
+        assert_eq!(told(&scene.forge), ["excluding", "plain", "too-large"]);
+        assert!(number == 1 || SystemClock.now() - begun < DEADLINE, "it is not tried again");
+    }
+    for (name, field) in [("excluding", "spec.exclusionList[0]"), ("including", "spec.inclusionList[0]")] {
+        logs.until(&[&format!("name={name} "), "Healthy", "ExpressionTooCostly", field]).await;
+    }
+}
+
+#[tokio::test]
+async fn expressions_look_at_the_beginning_of_a_message() {
+    let forge = forge().await;
+    let manifests: Vec<_> = told_at(&forge, "all", |alert| alert.spec("exclusionList", json!(["needle"]))).into();
+    let scene = Scene::with(forge, manifests, &[]).await;
+    for (before, count) in [(0, 0), ((16 << 10) - 6, 0), ((16 << 10) - 5, 1)] {
+        scene.forge.reset_counts();
+        let message = "x".repeat(before) + "needle";
+        scene.tell([kustomization_event("web", &sha(1)).message(&message)]).await;
+        assert_eq!(told(&scene.forge).len(), count, "behind {before}");
+    }
+}
+
+/// The names of statuses by an expression that takes all the steps it may, for many Alerts.
+#[tokio::test]
+async fn the_expressions_of_a_namespace_share_their_steps_for_an_event() {
+    let logs = Logs::collect();
+    let forge = forge().await;
+    let list = "[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16]";
+    let loops = format!(
+        "{list}.map(a, {list}.filter(b, {list}.all(c, [1,2,3].all(d, a + b + c + d > 0)))).size() > 0 ? 'a' : 'b'"
+    );
+    let busy = git("github", &forge).spec("commitStatusExpr", loops).namespace("team");
+    let other = git("gitea", &forge);
+    let everything = json!([{"kind": "Kustomization", "name": "*", "namespace": NAMESPACE}]);
+    let busy_alerts =
+        (0..40).map(|number| alert(&format!("busy-{number}"), "git").namespace("team").sources(everything.clone()));
+    let manifests: Vec<_> = [busy, token().namespace("team"), other.clone(), token(), alert("all", "git")]
+        .into_iter()
+        .chain(busy_alerts)
+        .collect();
+    let scene = Scene::with(forge, manifests, &[]).await;
+    scene.tell([kustomization_event("web", &sha(1)).failed("BuildFailed")]).await;
+    assert_eq!(scene.states(&sha(1), &other.context("web")), ["failure"], "of another namespace");
+    assert_eq!(scene.states(&sha(1), "a"), ["failure"], "the first of them had steps");
+    assert!(logs.count(&["no commit status for the event", "the expressions of this namespace take too long"]) > 0);
 }
