@@ -1,8 +1,14 @@
 //! What vendors had on a commit, read once for all of its statuses: 500 objects of one commit ask
 //! one question. Used by `delivery` for places it knows nothing of, or nothing new.
+//!
+//! A listing counts for the source that showed it alone. What is kept is bounded in bytes; when it is too much, the
+//! namespace goes that has most.
 
+use std::collections::HashMap;
 use std::hash::BuildHasher;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hashbrown::{DefaultHashBuilder, HashSet};
@@ -10,18 +16,20 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use crate::outbound::SendError;
-use crate::outbox::Generations;
+use crate::outbox::Source;
 use crate::vendors::Listing;
 
-/// Commits remembered.
-const CAPACITY: usize = 512;
+/// Bytes of all listings.
+const MAX_BYTES: usize = 16 << 20;
 
-/// Statuses in all listings at most; past that all are let go, and read again by whoever needs one. A commit
-/// can have 2,000, and one takes some 300 bytes.
-const MAX_STATUSES: usize = 50_000;
+/// What a listing takes besides its statuses.
+const BASE: usize = 512;
 
 /// Places that are told of a commit while its listing is kept; past that the listing is let go.
 const MAX_TOLD: usize = 1024;
+
+/// What each of them takes.
+const TOLD: usize = 16;
 
 /// Nobody wants a listing that is older.
 pub const KEPT: Duration = Duration::from_secs(3600);
@@ -37,15 +45,20 @@ pub struct Listings {
     hasher: DefaultHashBuilder,
 }
 
+#[derive(Default)]
 struct All {
-    kept: Generations<Arc<str>, Kept>,
+    kept: HashMap<Arc<str>, Vec<Kept>>,
     /// When old ones were looked for.
     swept: Option<Instant>,
-    /// Statuses listed since all were let go.
-    statuses: usize,
+    /// Bytes by namespace.
+    bytes: HashMap<Arc<str>, usize>,
 }
 
 struct Kept {
+    source: Source,
+    /// Of the Provider that read it.
+    namespace: Arc<str>,
+    bytes: usize,
     begun: Instant,
     /// What [`crate::outbox::Outbox::memory`] was then.
     memory: Option<u64>,
@@ -60,6 +73,10 @@ struct Kept {
 pub struct Wanted<'a> {
     /// API base, repository and commit.
     pub commit: &'a str,
+    /// Who vouches for it.
+    pub source: Source,
+    /// Of the Provider that wants it.
+    pub namespace: &'a Arc<str>,
     /// Of which status it is to tell.
     pub name: &'a str,
     /// What [`crate::outbox::Outbox::memory`] is: a listing is forgotten with what was said. `None`
@@ -67,70 +84,142 @@ pub struct Wanted<'a> {
     pub memory: Option<u64>,
     /// Begun less than this ago; [`KEPT`] at most.
     pub within: Duration,
+    /// How long it is waited for what somebody else reads.
+    pub patience: Duration,
 }
 
 impl Listings {
     /// None yet.
     pub fn new() -> Self {
-        let all = All { kept: Generations::new(CAPACITY), swept: None, statuses: 0 };
-        Self { all: Mutex::new(all), hasher: DefaultHashBuilder::default() }
+        Self { all: Mutex::default(), hasher: DefaultHashBuilder::default() }
     }
 
-    /// A listing that is good enough and when it was begun, read by the first who asks while the others wait. A
-    /// failed read leaves nothing behind.
+    /// A listing that is good enough and when it was begun, read by the first task that asks while the others wait,
+    /// each for its own patience and then it reads itself. A failed read leaves nothing behind.
     pub async fn get<F>(&self, wanted: Wanted<'_>, now: Instant, read: F) -> Result<(Instant, Arc<Listing>), SendError>
     where
         F: Future<Output = Result<Listing, SendError>>,
     {
-        let Wanted { commit, name, memory, within } = wanted;
-        let name = self.hasher.hash_one(name);
-        let age = |kept: &Kept| now.saturating_duration_since(kept.begun);
-        let (begun, cell) = {
-            let All { kept: listings, swept, .. } = &mut *self.all.lock();
-            match listings.get(commit) {
-                Some(kept)
-                    if memory.is_some()
-                        && kept.memory == memory
-                        && age(kept) < within
-                        && !kept.told.contains(&name) =>
-                {
-                    (kept.begun, kept.cell.clone())
+        let (begun, cell) = self.find(&wanted, now).unwrap_or_else(|| (now, self.begin(&wanted, now)));
+        let mut read = pin!(read);
+        let reads = AtomicBool::new(false);
+        {
+            let mut shared = pin!(cell.get_or_try_init(|| async {
+                reads.store(true, Ordering::Relaxed);
+                read.as_mut().await.map(Arc::new)
+            }));
+            let waited = tokio::time::timeout(wanted.patience, &mut shared).await;
+            let listing = match waited {
+                Ok(listing) => Some(listing),
+                // It is not somebody else's.
+                Err(_) if reads.load(Ordering::Relaxed) => Some(shared.await),
+                Err(_) => None,
+            };
+            if let Some(listing) = listing {
+                let listing = listing?.clone();
+                if reads.load(Ordering::Relaxed) {
+                    self.charge(&wanted, &cell, listing.bytes());
                 }
-                _ => {
-                    if swept.is_none_or(|at| now.saturating_duration_since(at) >= SWEEP) {
-                        *swept = Some(now);
-                        listings.retain(|_, kept| age(kept) < KEPT);
-                    }
-                    let cell = Cell::default();
-                    let kept = Kept { begun: now, memory, told: HashSet::new(), cell: cell.clone() };
-                    listings.insert(commit.into(), kept);
-                    (now, cell)
-                }
+                return Ok((begun, listing));
             }
-        };
-        let listing = cell.get_or_try_init(|| async { read.await.map(|listing| self.keep(listing)) }).await?;
-        Ok((begun, listing.clone()))
+        }
+        let cell = self.begin(&wanted, now);
+        let listing = Arc::new(read.await?);
+        let _ = cell.set(listing.clone());
+        self.charge(&wanted, &cell, listing.bytes());
+        Ok((now, listing))
     }
 
-    fn keep(&self, listing: Listing) -> Arc<Listing> {
+    /// One that is good enough, read or being read.
+    fn find(&self, wanted: &Wanted<'_>, now: Instant) -> Option<(Instant, Cell)> {
+        let Wanted { commit, source, memory, .. } = *wanted;
+        memory?;
+        let name = self.hasher.hash_one(wanted.name);
+        let all = self.all.lock();
+        let kept = all.kept.get(commit)?.iter().find(|kept| kept.source == source && kept.memory == memory)?;
+        let fresh = now.saturating_duration_since(kept.begun) < wanted.within;
+        (fresh && !kept.told.contains(&name)).then(|| (kept.begun, kept.cell.clone()))
+    }
+
+    /// Makes room for one, in the place of what this source showed before.
+    fn begin(&self, wanted: &Wanted<'_>, now: Instant) -> Cell {
+        let Wanted { commit, source, memory, .. } = *wanted;
+        let cell = Cell::default();
+        let (namespace, bytes) = (wanted.namespace.clone(), BASE + commit.len());
+        let (told, begun) = (HashSet::new(), now);
+        let kept = Kept { source, namespace, bytes: 0, begun, memory, told, cell: cell.clone() };
         let mut all = self.all.lock();
-        all.statuses += listing.statuses.len();
-        if all.statuses > MAX_STATUSES {
-            (all.kept, all.statuses) = (Generations::new(CAPACITY), 0);
+        if all.swept.is_none_or(|at| now.saturating_duration_since(at) >= SWEEP) {
+            all.swept = Some(now);
+            all.retain(|kept| now.saturating_duration_since(kept.begun) < KEPT);
         }
-        Arc::new(listing)
+        all.remove(commit, |kept| kept.source == source);
+        all.kept.entry(commit.into()).or_default().push(kept);
+        all.charge(commit, &cell, bytes);
+        cell
     }
 
-    /// A status of this commit was told something, or may have been: a listing that was begun before tells
-    /// nothing of it.
+    /// A listing turned out to take so much.
+    fn charge(&self, wanted: &Wanted<'_>, cell: &Cell, bytes: usize) {
+        self.all.lock().charge(wanted.commit, cell, bytes);
+    }
+
+    /// A status of this commit was told something, or may have been, through whichever source: a listing that was
+    /// begun before tells nothing of it.
     pub fn told(&self, commit: &str, name: &str) {
-        let listings = &mut self.all.lock().kept;
-        let Some(kept) = listings.get_mut(commit) else { return };
-        if kept.told.len() >= MAX_TOLD {
-            listings.remove(commit);
-        } else {
-            kept.told.insert(self.hasher.hash_one(name));
+        let mut all = self.all.lock();
+        let All { kept, bytes, .. } = &mut *all;
+        let name = self.hasher.hash_one(name);
+        for kept in kept.get_mut(commit).into_iter().flatten() {
+            if kept.told.insert(name) {
+                kept.bytes += TOLD;
+                *bytes.entry(kept.namespace.clone()).or_default() += TOLD;
+            }
         }
+        all.remove(commit, |kept| kept.told.len() > MAX_TOLD);
+    }
+}
+
+impl All {
+    /// Adds to what a listing takes; when all take too much, the namespace that has most loses what it has.
+    fn charge(&mut self, commit: &str, cell: &Cell, bytes: usize) {
+        let kept = self.kept.get_mut(commit).into_iter().flatten().find(|kept| Arc::ptr_eq(&kept.cell, cell));
+        // It was let go of by now.
+        let Some(kept) = kept else { return };
+        kept.bytes += bytes;
+        *self.bytes.entry(kept.namespace.clone()).or_default() += bytes;
+        while self.bytes.values().sum::<usize>() > MAX_BYTES {
+            let most = self.bytes.iter().max_by_key(|(_, bytes)| **bytes).map(|(namespace, _)| namespace.clone());
+            let Some(most) = most else { return };
+            self.retain(|kept| kept.namespace != most);
+            self.bytes.remove(&most);
+        }
+    }
+
+    fn remove(&mut self, commit: &str, remove: impl Fn(&Kept) -> bool) {
+        let Some(listings) = self.kept.get_mut(commit) else { return };
+        for gone in listings.extract_if(.., |kept| remove(kept)) {
+            give_back(&mut self.bytes, &gone);
+        }
+        if listings.is_empty() {
+            self.kept.remove(commit);
+        }
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Kept) -> bool) {
+        let bytes = &mut self.bytes;
+        self.kept.retain(|_, listings| {
+            listings.extract_if(.., |kept| !keep(kept)).for_each(|gone| give_back(bytes, &gone));
+            !listings.is_empty()
+        });
+    }
+}
+
+fn give_back(bytes: &mut HashMap<Arc<str>, usize>, gone: &Kept) {
+    let Some(has) = bytes.get_mut(&gone.namespace) else { return };
+    *has = has.saturating_sub(gone.bytes);
+    if *has == 0 {
+        bytes.remove(&gone.namespace);
     }
 }
 
@@ -138,11 +227,22 @@ impl Listings {
 mod tests {
     use super::*;
     use crate::clock::{Clock, TurnedClock};
-    use crate::outbox::Said;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    const WANTED: Wanted<'static> = Wanted { commit: "a", name: "n", memory: Some(0), within: MINUTE };
+    const PATIENCE: Duration = Duration::from_millis(50);
+
+    const SOURCE: Source = Source([1; 16]);
+
+    fn wanted<'a>(commit: &'a str, namespace: &'a Arc<str>) -> Wanted<'a> {
+        let (source, memory, within, patience) = (SOURCE, Some(0), MINUTE, MINUTE);
+        Wanted { commit, source, namespace, name: "n", memory, within, patience }
+    }
+
+    fn large() -> Listing {
+        let row = |number: i64| (Some(number), number.to_string(), crate::vendors::Listed::NOTHING);
+        Listing::newest((0..2_000).map(row))
+    }
 
     /// Whether it was read, and its age.
     async fn get(listings: &Listings, clock: &TurnedClock, wanted: Wanted<'_>) -> (bool, Duration) {
@@ -156,38 +256,78 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn listings_are_bounded_by_what_is_in_them() {
+    async fn listings_are_bounded_in_bytes_and_the_namespace_goes_that_has_most() {
         let (listings, now) = (Listings::new(), TurnedClock::new().now());
-        let large = Listing { statuses: (0..2_000).map(|name| (name.to_string(), Said::Nothing)).collect() };
-        for number in 0..MAX_STATUSES / 2_000 + 1 {
+        let [team, platform]: [Arc<str>; 2] = ["team".into(), "platform".into()];
+        let _ = listings.get(wanted("mine", &platform), now, async { Ok(large()) }).await.expect("it was read");
+        for number in 0..1000 {
             let commit = number.to_string();
-            let wanted = Wanted { commit: &commit, name: "", memory: Some(0), within: KEPT };
-            let _ = listings.get(wanted, now, async { Ok(large.clone()) }).await.expect("it was read");
-            assert_eq!(listings.all.lock().kept.len(), (number + 1) % (MAX_STATUSES / 2_000 + 1));
+            let _ = listings.get(wanted(&commit, &team), now, async { Ok(large()) }).await.expect("it was read");
+            let all = listings.all.lock();
+            let has: usize = all.kept.values().flatten().map(|kept| kept.bytes).sum();
+            assert!(has <= MAX_BYTES && has == all.bytes.values().sum::<usize>(), "{has} bytes");
         }
+        assert!(listings.find(&wanted("mine", &platform), now).is_some());
+    }
+
+    #[tokio::test]
+    async fn what_one_source_lists_counts_for_no_other() {
+        let (listings, clock) = (Listings::new(), TurnedClock::new());
+        let apps = "apps".into();
+        let other = Wanted { source: Source([2; 16]), ..wanted("a", &apps) };
+        assert!(get(&listings, &clock, wanted("a", &apps)).await.0);
+        assert!(get(&listings, &clock, other).await.0);
+        assert!(!get(&listings, &clock, wanted("a", &apps)).await.0 && !get(&listings, &clock, other).await.0);
+        // What is written through one concerns both.
+        listings.told("a", "n");
+        assert!(get(&listings, &clock, wanted("a", &apps)).await.0);
+        assert!(get(&listings, &clock, other).await.0);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_longer_for_a_read_of_another_than_for_one_of_his_own() {
+        let (listings, clock) = (Listings::new(), TurnedClock::new());
+        let apps = "apps".into();
+        let wanted = Wanted { patience: PATIENCE, ..wanted("a", &apps) };
+        let mut hangs = Box::pin(listings.get(wanted, clock.now(), std::future::pending()));
+        assert!(futures::poll!(&mut hangs).is_pending());
+        let began = tokio::time::Instant::now();
+        assert!(get(&listings, &clock, wanted).await.0);
+        assert!(began.elapsed() >= PATIENCE);
+        assert!(!get(&listings, &clock, wanted).await.0, "it is there for the next");
+        // Its own read may take as long as it takes.
+        let slow = async {
+            tokio::time::sleep(3 * PATIENCE).await;
+            Ok(Listing::default())
+        };
+        assert!(listings.get(Wanted { commit: "b", ..wanted }, clock.now(), slow).await.is_ok());
     }
 
     #[tokio::test]
     async fn a_listing_is_read_once_and_forgotten_when_it_is_old() {
         let (listings, clock) = (Listings::new(), TurnedClock::new());
-        assert_eq!(get(&listings, &clock, WANTED).await, (true, Duration::ZERO));
-        assert_eq!(get(&listings, &clock, WANTED).await, (false, Duration::ZERO));
+        let apps = "apps".into();
+        let wanted = wanted("a", &apps);
+        assert_eq!(get(&listings, &clock, wanted).await, (true, Duration::ZERO));
+        assert_eq!(get(&listings, &clock, wanted).await, (false, Duration::ZERO));
         clock.turn(MINUTE);
-        assert_eq!(get(&listings, &clock, Wanted { within: 2 * MINUTE, ..WANTED }).await, (false, MINUTE));
-        assert_eq!(get(&listings, &clock, WANTED).await, (true, Duration::ZERO));
+        assert_eq!(get(&listings, &clock, Wanted { within: 2 * MINUTE, ..wanted }).await, (false, MINUTE));
+        assert_eq!(get(&listings, &clock, wanted).await, (true, Duration::ZERO));
         clock.turn(KEPT);
-        assert_eq!(get(&listings, &clock, Wanted { commit: "b", ..WANTED }).await, (true, Duration::ZERO));
+        assert_eq!(get(&listings, &clock, Wanted { commit: "b", ..wanted }).await, (true, Duration::ZERO));
         assert_eq!(listings.all.lock().kept.len(), 1, "the old one is forgotten");
     }
 
     #[tokio::test]
     async fn a_listing_is_forgotten_with_what_was_said() {
         let (listings, clock) = (Listings::new(), TurnedClock::new());
-        assert!(get(&listings, &clock, WANTED).await.0);
-        let nobody_is_sure = Wanted { memory: None, ..WANTED };
+        let apps = "apps".into();
+        let wanted = wanted("a", &apps);
+        assert!(get(&listings, &clock, wanted).await.0);
+        let nobody_is_sure = Wanted { memory: None, ..wanted };
         assert!(get(&listings, &clock, nobody_is_sure).await.0, "only what is read from now on");
         assert!(get(&listings, &clock, nobody_is_sure).await.0);
-        let anew = Wanted { memory: Some(1), ..WANTED };
+        let anew = Wanted { memory: Some(1), ..wanted };
         assert!(get(&listings, &clock, anew).await.0, "a new memory");
         assert!(!get(&listings, &clock, anew).await.0);
     }
@@ -195,19 +335,21 @@ mod tests {
     #[tokio::test]
     async fn a_listing_tells_nothing_of_what_was_told_since() {
         let (listings, clock) = (Listings::new(), TurnedClock::new());
-        let other = Wanted { name: "other", ..WANTED };
+        let apps = "apps".into();
+        let wanted = wanted("a", &apps);
+        let other = Wanted { name: "other", ..wanted };
         listings.told("a", "n");
-        assert!(get(&listings, &clock, WANTED).await.0);
+        assert!(get(&listings, &clock, wanted).await.0);
         listings.told("a", "n");
         listings.told("b", "other");
         assert!(!get(&listings, &clock, other).await.0, "of the others it does");
-        assert!(get(&listings, &clock, WANTED).await.0);
-        assert!(!get(&listings, &clock, WANTED).await.0, "this one is younger");
+        assert!(get(&listings, &clock, wanted).await.0);
+        assert!(!get(&listings, &clock, wanted).await.0, "this one is younger");
 
         for told in 0..=MAX_TOLD {
             assert_eq!(listings.all.lock().kept.len(), 1, "{told}");
             listings.told("a", &told.to_string());
         }
-        assert!(get(&listings, &clock, WANTED).await.0, "too many to keep count");
+        assert!(get(&listings, &clock, wanted).await.0, "too many to keep count");
     }
 }

@@ -207,7 +207,7 @@ impl Resolver {
             _ => None,
         };
         let caller = Known { secrets: [&secret, &certs], identity: identity.as_ref(), address: &address, is_public };
-        let route = Route { tls: &tls, proxy: proxy.as_ref() };
+        let route = Route { tls: &tls, proxy: proxy.as_ref(), timeout };
         let pass = self.pass_of(view, is_status, &caller, api_url.as_ref(), &route);
         let way = Way { tls: &tls, proxy: proxy.as_ref(), owner: pass.credential() };
         let client = self.clients.get(way).map_err(|error| {
@@ -301,6 +301,7 @@ impl Resolver {
         let (ca, proxy) = (text(route.tls.ca.as_ref()), text(route.proxy));
         let certificate = text(route.tls.identity.as_ref().map(|(certificate, _)| certificate));
         let append = if route.tls.append_system_roots { "append" } else { "" };
+        let timeout = route.timeout;
         let route = [&ca, &proxy, &certificate, append].map(str::as_bytes);
         // Statuses of a server are one service, whoever writes them; each hook is one of its own.
         let service = match origin {
@@ -319,6 +320,7 @@ impl Resolver {
             route: &route,
             service: service.as_bytes(),
             repository: path.unwrap_or_default().into(),
+            timeout,
         })
     }
 
@@ -520,7 +522,7 @@ pub fn without_effect(view: &ProviderView) -> Vec<String> {
 }
 
 /// Keys of Secrets that a vendor knows a caller by.
-const CALLER: [&str; 13] = [
+const CALLER: [&str; 14] = [
     "token",
     "username",
     "password",
@@ -530,6 +532,7 @@ const CALLER: [&str; 13] = [
     "githubAppID",
     "githubAppInstallationID",
     "githubAppInstallationOwner",
+    "githubAppBaseURL",
     "githubAppPrivateKey",
     "tenantID",
     "clientID",
@@ -550,6 +553,7 @@ struct Known<'a> {
 struct Route<'a> {
     tls: &'a TlsConfig,
     proxy: Option<&'a Secret>,
+    timeout: Duration,
 }
 
 /// Fingerprint of the Provider's certificates and proxy.

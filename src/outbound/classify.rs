@@ -287,6 +287,12 @@ fn vendors_time(headers: &HeaderMap, now: jiff::Timestamp) -> jiff::Timestamp {
     date.filter(|date| date.duration_since(now).unsigned_abs() <= MOST).unwrap_or(now)
 }
 
+/// How long before an answer with these headers something was at the vendor, by the vendor's own clock where the
+/// answer tells it; `now` is ours. To the second.
+pub fn age(headers: &HeaderMap, at: jiff::Timestamp, now: jiff::Timestamp) -> Duration {
+    vendors_time(headers, now).duration_since(at).try_into().unwrap_or_default()
+}
+
 fn date_of(text: &str) -> Option<jiff::Timestamp> {
     Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp())
 }

@@ -14,7 +14,7 @@ mod target;
 mod tls;
 
 pub use addresses::{AddressRange, Addresses};
-pub use classify::{Left, SendError, asked_pause};
+pub use classify::{Left, SendError, age, asked_pause};
 pub use client::{Client, ClientError, Clients, Way};
 pub use mask::{Masks, SHORTEST, SHORTEST_OTHER};
 pub use room::AnswerRoom;

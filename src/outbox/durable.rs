@@ -23,7 +23,7 @@ use super::store::{self, Store};
 use super::writer::{Shared, Writer};
 use super::{
     Counts, Fate, Held, Job, JobId, Known, LONGEST_WAIT, Limits, May, NewJob, Operation, Outbox, PutError, Receipt,
-    Retry, Settled, Settlement, Stamp, Standing,
+    Retry, Said, Settled, Settlement, Source, Stamp, Standing,
 };
 use crate::clock::Clock;
 use crate::compose::{Slot, State};
@@ -307,12 +307,24 @@ impl Outbox for DurableOutbox {
         self.places.forget_speaker(provider);
     }
 
-    fn known(&self, place: &str) -> Option<Known> {
-        self.places.known(place)
+    fn known(&self, place: &str, source: Source) -> Option<Known> {
+        self.places.known(place, source)
     }
 
-    fn note(&self, place: &str, known: Known) {
-        self.places.note(place, known);
+    fn written(&self, place: &str, source: Source) -> Vec<(Said, u32)> {
+        self.places.written(place, source)
+    }
+
+    fn writer(&self, place: &str) -> Option<Arc<str>> {
+        self.places.writer(place)
+    }
+
+    fn note(&self, place: &str, source: Source, known: Known) {
+        self.places.note(place, source, known);
+    }
+
+    fn note_write(&self, place: &str, source: Source, said: &Said, at: u32) {
+        self.places.note_write(place, source, said, at);
     }
 
     fn held(&self) -> Vec<(Arc<str>, Held)> {

@@ -13,8 +13,8 @@ use super::fingerprint::Fingerprint;
 use super::places::Places;
 use super::queue::{Incoming, Limits, Queue};
 use super::{
-    Counts, Held, Job, JobId, Known, May, NewJob, Operation, Outbox, PutError, Receipt, Settled, Settlement, Standing,
-    record,
+    Counts, Held, Job, JobId, Known, May, NewJob, Operation, Outbox, PutError, Receipt, Said, Settled, Settlement,
+    Source, Standing, record,
 };
 use crate::compose::{Slot, State};
 
@@ -131,12 +131,24 @@ impl Outbox for MemoryOutbox {
         self.places.forget_speaker(provider);
     }
 
-    fn known(&self, place: &str) -> Option<Known> {
-        self.places.known(place)
+    fn known(&self, place: &str, source: Source) -> Option<Known> {
+        self.places.known(place, source)
     }
 
-    fn note(&self, place: &str, known: Known) {
-        self.places.note(place, known);
+    fn written(&self, place: &str, source: Source) -> Vec<(Said, u32)> {
+        self.places.written(place, source)
+    }
+
+    fn writer(&self, place: &str) -> Option<Arc<str>> {
+        self.places.writer(place)
+    }
+
+    fn note(&self, place: &str, source: Source, known: Known) {
+        self.places.note(place, source, known);
+    }
+
+    fn note_write(&self, place: &str, source: Source, said: &Said, at: u32) {
+        self.places.note_write(place, source, said, at);
     }
 
     fn held(&self) -> Vec<(Arc<str>, Held)> {

@@ -27,6 +27,7 @@ pub use fingerprint::Fingerprint;
 pub use generations::Generations;
 pub use job::{Job, JobId, NewJob, Stamp, Subject};
 pub use memory::MemoryOutbox;
+pub use places::Source;
 pub use queue::Limits;
 pub use repeats::{Kind, RepeatKey};
 pub use store::{Act, Reader, Row};
@@ -264,11 +265,22 @@ pub trait Outbox: Send + Sync + 'static {
     /// at every place.
     fn forget_speaker(&self, provider: &str);
 
-    /// What a place was last told, as far as is known.
-    fn known(&self, place: &str) -> Option<Known>;
+    /// What a place was last told, as far as this source vouches for it and no other wrote there since.
+    fn known(&self, place: &str, source: Source) -> Option<Known>;
 
-    /// Notes what a place was told.
-    fn note(&self, place: &str, known: Known);
+    /// What this process wrote at a place through this source and when, as [`Known::at`] has it; the latest last, a
+    /// few of them.
+    fn written(&self, place: &str, source: Source) -> Vec<(Said, u32)>;
+
+    /// UID of the Provider through which Herald last told or found a place, through whichever source; empty
+    /// when that one has changed since.
+    fn writer(&self, place: &str) -> Option<Arc<str>>;
+
+    /// Notes what a place was told, by what this source showed.
+    fn note(&self, place: &str, source: Source, known: Known);
+
+    /// A write of this goes out: what other sources showed of the place counts no more.
+    fn note_write(&self, place: &str, source: Source, said: &Said, at: u32);
 
     /// What is held for each Provider, by UID, waiting and under way apart. Looks at every job.
     fn held(&self) -> Vec<(Arc<str>, Held)>;
@@ -334,22 +346,67 @@ impl Known {
 /// What a place was last told (rule R6).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
-    /// A request went out and no answer was parsed yet: the vendor must be asked.
-    Uncertain,
+    /// A request went out and no answer was parsed yet: the vendor must be asked. With what it had before, as
+    /// far as is known.
+    Uncertain(Option<Arc<Said>>),
     /// The vendor has no status there.
     Nothing,
-    /// The vendor has this one.
+    /// The vendor has this one. Made by [`Said::status`].
     Status {
         /// Its state; `None` for a word we never say.
         state: Option<State>,
-        /// Its description.
+        /// Its description, or a hash of one that is longer than any Herald writes.
         description: Arc<str>,
     },
 }
 
+/// Bytes of a text that are kept to be compared; of a longer one a hash is kept.
+const LONGEST_COMPARED: usize = 255;
+
+/// A text in at most [`LONGEST_COMPARED`] bytes, equal only for equal texts: a vendor chooses how long its texts
+/// are.
+pub fn comparable(text: &str) -> Arc<str> {
+    // No other text begins so.
+    const HASHED: char = '\0';
+    if text.len() <= LONGEST_COMPARED && !text.starts_with(HASHED) {
+        return text.into();
+    }
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    let hex = digest.as_ref().iter().map(|byte| format!("{byte:02x}"));
+    std::iter::once(HASHED.to_string()).chain(hex).collect::<String>().into()
+}
+
 impl Said {
+    /// A status of this state and description.
+    pub fn status(state: Option<State>, description: &str) -> Self {
+        Self::Status { state, description: comparable(description) }
+    }
+
     /// Whether it is a status of this state, whatever its description.
     pub fn has_state(&self, wanted: State) -> bool {
         matches!(self, Self::Status { state: Some(state), .. } if *state == wanted)
+    }
+
+    /// Whether the vendor must be asked.
+    pub fn is_uncertain(&self) -> bool {
+        matches!(self, Self::Uncertain(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_compared_by_their_hash() {
+        let long = |last: char| format!("{}{last}", "x".repeat(8 << 20));
+        for text in ["", "a", &"x".repeat(255)] {
+            assert_eq!(&*comparable(text), text);
+        }
+        assert_eq!(comparable(&long('a')), comparable(&long('a')));
+        assert_ne!(comparable(&long('a')), comparable(&long('b')));
+        assert!(comparable(&long('a')).len() <= LONGEST_COMPARED);
+        let hash = comparable(&long('a'));
+        assert_ne!(comparable(&hash), hash, "nobody passes a hash off as the text");
     }
 }

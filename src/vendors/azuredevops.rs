@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::forge::{self, Repository, Words};
-use super::{BuildError, Listing, Service, Statuses};
+use super::rows::{Moment, Rows, Text};
+use super::{BuildError, Listed, Listing, Service, Statuses};
 use crate::compose::{CommitStatus, Wording};
 use crate::outbound::auth::Identity;
 use crate::outbound::{Request, SendError, Sent, Target, basic};
@@ -156,15 +157,17 @@ fn repository_after<'a>(path: &[&'a str]) -> Option<&'a str> {
 
 #[derive(Deserialize)]
 struct Answer {
-    value: Vec<Row>,
+    value: Rows<Row>,
 }
 
 #[derive(Deserialize)]
 struct Row {
     id: Option<i64>,
     state: Option<String>,
-    description: Option<String>,
+    description: Option<Text>,
     context: Option<Context<String>>,
+    #[serde(default, rename = "creationDate")]
+    creation_date: Moment,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -240,8 +243,9 @@ impl Statuses for AzureDevOps {
     fn read<'a>(&'a self, status: &'a CommitStatus) -> BoxFuture<'a, Result<Listing, SendError>> {
         let request = Request::get(self.url(status, "?latestOnly=true&top=1000"));
         async move {
-            let answer: Answer = self.send(request).await?.json()?;
-            let rows = answer.value.into_iter().filter_map(|row| {
+            let sent = self.send(request).await?;
+            let answer: Answer = sent.json()?;
+            let rows = answer.value.0.into_iter().filter_map(|row| {
                 let context = row.context?;
                 let genre = context.genre.unwrap_or_default();
                 // Other genres are other people's; of ours, what follows the prefix is the summary.
@@ -250,7 +254,9 @@ impl Statuses for AzureDevOps {
                     rest => Some(rest.strip_prefix(':')?),
                 };
                 let name = WORDING.identity(&context.name?, summary);
-                Some((row.id, name, WORDS.said(row.state.as_deref(), row.description)))
+                let said = WORDS.said(row.state.as_deref(), row.description);
+                let written = forge::written(&self.target, &sent, row.creation_date);
+                Some((row.id, name, Listed { said, written }))
             });
             Ok(Listing::newest(rows))
         }

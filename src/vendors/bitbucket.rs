@@ -103,7 +103,7 @@ impl Statuses for Bitbucket {
         let url = self.url(status, &format!("/{}", forge::key(&status.name)));
         async move {
             let answer = self.target.send(Request::get(url).authorization(&self.authorization)).await;
-            forge::keyed(forge::found(answer)?, &WORDS, &status.name)
+            forge::keyed(&self.target, forge::found(answer)?, &WORDS, &status.name)
         }
         .boxed()
     }

@@ -122,7 +122,7 @@ impl Statuses for BitbucketServer {
             let answer = self.target.send(self.dressed(Request::get(url))).await;
             // It has an answer without a body, too, for "none".
             let found = forge::found(answer)?.filter(|answer| answer.status != StatusCode::NO_CONTENT);
-            forge::keyed(found, &WORDS, &status.name)
+            forge::keyed(&self.target, found, &WORDS, &status.name)
         }
         .boxed()
     }

@@ -1,18 +1,24 @@
 //! Shared by the Git hosts: repository addresses, and reading pages of statuses.
 
+use std::time::Instant;
+
 use http::{HeaderMap, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use url::{Host, Url};
 
-use super::{BuildError, Listing};
+use super::rows::{Moment, Name, Rows, Text};
+use super::{BuildError, Listed, Listing};
 use crate::compose::{State, Wording};
-use crate::outbound::{Request, SendError, Sent, Target};
+use crate::outbound::{self, Request, SendError, Sent, Target};
 use crate::outbox::Said;
 use crate::secret::Secret;
 
 /// Pages of statuses read at most (rule R6): 2,000 at GitHub, 1,000 at Gitea.
 pub const MAX_PAGES: usize = 20;
+
+/// Statuses read of one commit at most, on however many pages.
+const MAX_LISTED: usize = 2000;
 
 /// A repository's address, whichever way it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,10 +222,10 @@ impl Words {
 
     /// A status as the vendor has it, made comparable: an absent description is an empty one, a
     /// word Herald never says is no state.
-    pub fn said(&self, word: Option<&str>, description: Option<String>) -> Said {
+    pub(super) fn said(&self, word: Option<&str>, description: Option<Text>) -> Said {
         let states = [State::Pending, State::Success, State::Failure];
         let state = states.into_iter().find(|state| Some(self.of(*state)) == word);
-        Said::Status { state, description: description.unwrap_or_default().into() }
+        Said::Status { state, description: description.map_or_else(|| "".into(), |Text(text)| text) }
     }
 }
 
@@ -258,8 +264,15 @@ struct Row {
     id: Option<i64>,
     #[serde(alias = "status")]
     state: Option<String>,
-    description: Option<String>,
-    context: Option<String>,
+    description: Option<Text>,
+    context: Option<Name>,
+    #[serde(default)]
+    created_at: Moment,
+}
+
+/// When a status was written, where the answer says so: as long before now as the answer's own `Date` is after it.
+pub(super) fn written(target: &Target, answer: &Sent, Moment(written): Moment) -> Option<Instant> {
+    target.clock.now().checked_sub(outbound::age(&answer.headers, written?, target.clock.wall()))
 }
 
 /// Reads all statuses of a commit, page by page.
@@ -274,23 +287,33 @@ pub async fn read_pages(
     let mut rows = Vec::new();
     for number in 1..=MAX_PAGES {
         let answer = target.send(page(number)).await?;
-        let listed: Option<Vec<Row>> = answer.json()?;
-        rows.extend(listed.unwrap_or_default());
+        let Rows(listed): Rows<Row> = answer.json()?;
+        rows.extend(listed.into_iter().filter_map(|row| {
+            let said = Words::GITHUB.said(row.state.as_deref(), row.description);
+            let written = written(target, &answer, row.created_at);
+            Some((row.id, wording.identity(&row.context?.0, None), Listed { said, written }))
+        }));
+        if rows.len() >= MAX_LISTED {
+            break;
+        }
         if !has_next(&answer.headers) {
             break;
         }
     }
-    Ok(Listing::newest(rows.into_iter().filter_map(|row| {
-        let said = Words::GITHUB.said(row.state.as_deref(), row.description);
-        Some((row.id, wording.identity(&row.context?, None), said))
-    })))
+    Ok(Listing::newest(rows))
 }
 
 /// A status as both Bitbuckets answer for one key.
 #[derive(Deserialize)]
 struct Keyed {
     state: Option<String>,
-    description: Option<String>,
+    description: Option<Text>,
+    /// Bitbucket Cloud.
+    #[serde(default)]
+    updated_on: Moment,
+    /// Data Center; milliseconds.
+    #[serde(default, rename = "updatedDate")]
+    updated_date: Moment,
 }
 
 /// What a vendor answered for one key: 404 means that it has none, which is the usual case and no
@@ -303,9 +326,12 @@ pub fn found(answer: Result<Sent, SendError>) -> Result<Option<Sent>, SendError>
 }
 
 /// The one status of a key, as both Bitbuckets answer it.
-pub fn keyed(found: Option<Sent>, words: &Words, name: &str) -> Result<Listing, SendError> {
-    let row = found.map(|answer| answer.json::<Keyed>()).transpose()?;
-    Ok(Listing::of_one(name, row.map(|row| words.said(row.state.as_deref(), row.description))))
+pub fn keyed(target: &Target, found: Option<Sent>, words: &Words, name: &str) -> Result<Listing, SendError> {
+    let Some(answer) = found else { return Ok(Listing::of_one(name, None)) };
+    let row: Keyed = answer.json()?;
+    let moment = Moment(row.updated_on.0.or(row.updated_date.0));
+    let said = words.said(row.state.as_deref(), row.description);
+    Ok(Listing::of_one(name, Some(Listed { said, written: written(target, &answer, moment) })))
 }
 
 /// Whether a `Link` header (RFC 8288) names a next page.

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::forge::{self, Repository, Words};
-use super::{BuildError, Listing, Service, Statuses};
+use super::rows::{Moment, Name, Rows, Text};
+use super::{BuildError, Listed, Listing, Service, Statuses};
 use crate::compose::{CommitStatus, Wording};
 use crate::outbound::{Request, SendError, Target, sensitive};
 
@@ -57,9 +58,14 @@ fn project(base: &Url, path: &str) -> Option<Url> {
 #[derive(Deserialize)]
 struct Row {
     id: Option<i64>,
-    name: Option<String>,
+    name: Option<Name>,
     status: Option<String>,
-    description: Option<String>,
+    description: Option<Text>,
+    #[serde(default)]
+    created_at: Moment,
+    /// A row that is written over keeps when it was made, and has this.
+    #[serde(default)]
+    finished_at: Moment,
 }
 
 /// The request body; the peer's fields in the peer's order.
@@ -95,13 +101,16 @@ impl Statuses for GitLab {
         let mut url = self.url(&format!("repository/commits/{}/statuses", status.commit));
         url.query_pairs_mut().append_pair("name", &status.name).append_pair("per_page", "100");
         async move {
-            let rows: Option<Vec<Row>> = self.target.send(self.dressed(Request::get(url))).await?.json()?;
-            let newest = rows
-                .unwrap_or_default()
-                .into_iter()
-                .filter(|row| row.name.as_deref() == Some(&status.name))
-                .max_by_key(|row| row.id);
-            Ok(Listing::of_one(&status.name, newest.map(|row| WORDS.said(row.status.as_deref(), row.description))))
+            let answer = self.target.send(self.dressed(Request::get(url))).await?;
+            let Rows(rows): Rows<Row> = answer.json()?;
+            let ours =
+                rows.into_iter().filter(|row| row.name.as_ref().is_some_and(|Name(name)| **name == *status.name));
+            let newest = ours.max_by_key(|row| row.id).map(|row| {
+                let said = WORDS.said(row.status.as_deref(), row.description);
+                let moment = Moment(row.created_at.0.max(row.finished_at.0));
+                Listed { said, written: forge::written(&self.target, &answer, moment) }
+            });
+            Ok(Listing::of_one(&status.name, newest))
         }
         .boxed()
     }

@@ -12,8 +12,11 @@ mod generic;
 mod gitea;
 mod github;
 mod gitlab;
+mod rows;
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
 
 use futures::future::BoxFuture;
 
@@ -21,7 +24,7 @@ use crate::api::Event;
 use crate::compose::{CommitStatus, Wording};
 use crate::matching::gate::Carries;
 use crate::outbound::{SendError, Target};
-use crate::outbox::Said;
+use crate::outbox::{Said, comparable};
 
 /// One Provider type: what it is called, what it carries, how it likes things said, and how to
 /// speak to it. The factory, the gates, the docs and the compliance test all read this.
@@ -90,34 +93,63 @@ pub trait Events: Send + Sync {
 /// What a vendor has on a commit: the newest status of each name.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// By what [`Wording::identity`] makes of the name.
-    pub statuses: HashMap<String, Said>,
+    /// By what [`Wording::identity`] makes of the name, as [`comparable`] has it.
+    statuses: HashMap<Arc<str>, Listed>,
+}
+
+/// A status as the vendor lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// What it says.
+    pub said: Said,
+    /// When it was written, by the vendor's clock and to the second; `None` when the vendor does not tell.
+    pub written: Option<Instant>,
+}
+
+impl Listed {
+    /// No status.
+    pub const NOTHING: Self = Self { said: Said::Nothing, written: None };
 }
 
 impl Listing {
+    /// Statuses kept; a vendor that has more of one commit is not believed to.
+    const MAX_STATUSES: usize = 2000;
+
     /// The answer of a vendor that tells of one status at a time.
-    pub fn of_one(identity: &str, said: Option<Said>) -> Self {
-        Self { statuses: said.map(|said| (identity.to_owned(), said)).into_iter().collect() }
+    pub fn of_one(identity: &str, listed: Option<Listed>) -> Self {
+        Self { statuses: listed.map(|listed| (comparable(identity), listed)).into_iter().collect() }
     }
 
     /// Of rows with id, identity and content in the vendor's order: the highest id of each identity
     /// is the newest, and where there are no ids the first is.
-    pub fn newest(rows: impl IntoIterator<Item = (Option<i64>, String, Said)>) -> Self {
-        let mut newest: HashMap<String, (Option<i64>, Said)> = HashMap::new();
-        for (id, identity, said) in rows {
+    pub fn newest(rows: impl IntoIterator<Item = (Option<i64>, String, Listed)>) -> Self {
+        let mut newest: HashMap<Arc<str>, (Option<i64>, Listed)> = HashMap::new();
+        for (id, identity, listed) in rows {
+            let identity = comparable(&identity);
             match newest.get(&identity) {
                 Some((other, _)) if *other >= id => {}
+                None if newest.len() >= Self::MAX_STATUSES => {}
                 _ => {
-                    newest.insert(identity, (id, said));
+                    newest.insert(identity, (id, listed));
                 }
             }
         }
-        Self { statuses: newest.into_iter().map(|(name, (_, said))| (name, said)).collect() }
+        Self { statuses: newest.into_iter().map(|(name, (_, listed))| (name, listed)).collect() }
     }
 
     /// What the vendor has under `name`.
-    pub fn said(&self, name: &str) -> Said {
-        self.statuses.get(name).cloned().unwrap_or(Said::Nothing)
+    pub fn listed(&self, name: &str) -> Listed {
+        self.statuses.get(&comparable(name)).cloned().unwrap_or(Listed::NOTHING)
+    }
+
+    /// About how many bytes it takes.
+    pub fn bytes(&self) -> usize {
+        let of = |(name, listed): (&Arc<str>, &Listed)| match &listed.said {
+            Said::Status { description, .. } => name.len() + description.len(),
+            _ => name.len(),
+        };
+        self.statuses.iter().map(of).sum::<usize>()
+            + self.statuses.capacity() * size_of::<(Arc<str>, Listed, [usize; 4])>()
     }
 }
 

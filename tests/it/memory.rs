@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use herald::ops::metrics::Outcome;
-use herald::outbox::{Disputes, Known, Outbox, Said};
+use herald::outbox::{Disputes, Known, Outbox, Said, Source};
 use serde_json::{Value, json};
 
 use crate::logs::Logs;
@@ -270,7 +270,7 @@ async fn what_was_listed_before_a_write_is_not_believed_once_the_write_is_forgot
     let crowd: fn(&dyn Outbox) = |outbox| {
         for number in 0..70_000 {
             let known = Known { said: Said::Nothing, at: 0, by: "".into(), disputes: Disputes::default() };
-            outbox.note(&number.to_string(), known);
+            outbox.note(&number.to_string(), Source::default(), known);
         }
     };
     for (how, forget) in [("company", company), ("elected", |outbox| outbox.forget_said()), ("crowd", crowd)] {

@@ -288,3 +288,46 @@ async fn a_foreign_state_or_description_is_no_reason_to_stay_silent() {
     }
     scene.end(3, 6).await;
 }
+
+#[tokio::test]
+async fn an_older_outcome_that_waited_gives_way_to_what_another_replica_told() {
+    for kind in GIT {
+        let scene = Scene::of(kind).await;
+        let (older, newer) = (&scene.herald, scene.another().await);
+        let commit = sha(1);
+        // One replica has a failure that the host does not take for a moment.
+        scene.forge.fail(Fault::answer(503).header("retry-after", "3").writes());
+        scene.post(&fail(&commit).version(100)).await;
+        scene.requests(2).await;
+        // The other takes the recovery.
+        assert_eq!(newer.post(&ok(&commit).version(110)).await, 202);
+        newer.idle().await;
+        older.idle().await;
+        let states: Vec<_> = scene.forge.statuses(&commit).into_iter().map(|status| status.state).collect();
+        assert_eq!(states.len(), 1, "{kind}: {states:?}");
+        assert!(states[0].to_lowercase().starts_with("succe"), "{kind}: {states:?}");
+        assert_eq!(scene.ended(Outcome::Superseded), 1, "{kind}");
+        newer.stop().await;
+        scene.end(3, 2).await;
+    }
+}
+
+#[tokio::test]
+async fn an_outcome_that_waited_gives_way_to_nothing_that_was_there_before() {
+    for kind in ["gitea", "github"] {
+        let scene = Scene::of(kind).await;
+        let commit = sha(1);
+        let context = git(kind, &scene.forge).context("web");
+        let theirs = json!({"state": "success", "context": context, "description": "theirs"});
+        foreign(&scene.forge, kind, &commit, [theirs]).await;
+        // Neither when the first try came to a read, nor when it did not.
+        scene.forge.fail(Fault::answer(503).header("retry-after", "1").writes());
+        scene.tell([fail(&commit)]).await;
+        assert_eq!(scene.states(&commit, &context), ["success", "failure"], "{kind}");
+        // What Herald itself wrote last is none of others'.
+        scene.forge.fail(Fault::answer(503).header("retry-after", "1").writes());
+        scene.tell([ok(&commit)]).await;
+        assert_eq!(scene.states(&commit, &context), ["success", "failure", "success"], "{kind}");
+        scene.end(3, 5).await;
+    }
+}

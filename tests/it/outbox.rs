@@ -15,8 +15,8 @@ use herald::compose::{CommitStatus, Notice, Slot, State};
 use herald::matching::gate::Marks;
 use herald::outbox::{
     Act, Counts, Disputes, DurableOutbox, Fate, Job, Known, LONGEST_WAIT, Limits, MemoryOutbox, NewJob, Operation,
-    Options, Outbox, Pick, PutError, Reader, Refusal, RepeatKey, Retry, Said, Settled, Settlement, Stamp, Standing,
-    Subject,
+    Options, Outbox, Pick, PutError, Reader, Refusal, RepeatKey, Retry, Said, Settled, Settlement, Source, Stamp,
+    Standing, Subject,
 };
 use proptest::prelude::*;
 
@@ -499,12 +499,12 @@ proptest! {
     fn what_was_said_is_remembered_up_to_a_bound(places in prop::collection::vec(0..200u32, 1..400)) {
         let outbox = MemoryOutbox::new(LIMITS);
         for (number, place) in places.iter().enumerate() {
-            let said = Said::Status { state: None, description: number.to_string().as_str().into() };
+            let said = Said::status(None, &number.to_string());
             let known = Known { said, at: number as u32, by: "uid".into(), disputes: Disputes::default() };
-            outbox.note(&place.to_string(), known.clone());
-            prop_assert_eq!(outbox.known(&place.to_string()), Some(known));
+            outbox.note(&place.to_string(), SOURCE, known.clone());
+            prop_assert_eq!(outbox.known(&place.to_string(), SOURCE), Some(known));
         }
-        let known = (0..200u32).filter(|place| outbox.known(&place.to_string()).is_some()).count();
+        let known = (0..200u32).filter(|place| outbox.known(&place.to_string(), SOURCE).is_some()).count();
         prop_assert!(known <= LIMITS.memory);
     }
 }
@@ -897,25 +897,33 @@ fn operators_are_heard_while_it_runs() {
     assert_eq!(reader.jobs(Some(job.id)).expect("it reads").len(), 0);
 }
 
+/// Who vouches for what is noted here.
+const SOURCE: Source = Source([1; 16]);
+
 #[test]
 fn what_is_uncertain_outlives_all_that_was_said() {
     let outbox = MemoryOutbox::new(LIMITS);
-    let note = |place, said| outbox.note(place, Known { said, at: 1, by: "p".into(), disputes: Disputes::default() });
+    let note = |place, said| {
+        outbox.note(place, SOURCE, Known { said, at: 1, by: "p".into(), disputes: Disputes::default() });
+    };
+    let said = |outbox: &MemoryOutbox, place| outbox.known(place, SOURCE).map(|known| known.said);
     let mut memories = vec![outbox.memory()];
     let forget = [
         |outbox: &MemoryOutbox| outbox.forget_said(),
         |outbox: &MemoryOutbox| {
             outbox.distrust(true);
-            assert_eq!((outbox.memory(), outbox.known("uncertain")), (None, None));
+            let said = |place| outbox.known(place, SOURCE).map(|known| known.said);
+            assert_eq!((outbox.memory(), said("said")), (None, None));
+            assert_eq!(said("uncertain"), Some(Said::Uncertain(None)), "the vendor is asked in any case");
             outbox.distrust(false);
         },
     ];
     for forget in forget {
         note("said", Said::Nothing);
-        note("uncertain", Said::Uncertain);
+        note("uncertain", Said::Uncertain(None));
         forget(&outbox);
-        assert_eq!(outbox.known("said"), None);
-        assert_eq!(outbox.known("uncertain").map(|known| known.said), Some(Said::Uncertain));
+        assert_eq!(said(&outbox, "said"), None);
+        assert_eq!(said(&outbox, "uncertain"), Some(Said::Uncertain(None)));
         memories.push(outbox.memory());
     }
     assert!(memories.iter().all(Option::is_some));

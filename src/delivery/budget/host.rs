@@ -437,6 +437,7 @@ mod tests {
                 route: &[],
                 service,
                 repository: "".into(),
+                timeout: Duration::from_secs(15),
             })
         };
         let [git, hook, other] = [of("git", b"statuses"), of("hook", b"hook /one"), of("other", b"hook /two")];

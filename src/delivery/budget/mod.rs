@@ -34,7 +34,7 @@ pub use self::shares::{Share, Shares};
 use super::verdict::{self, Verdict};
 use crate::clock::Clock;
 use crate::outbound::{Gate, Left, SendError};
-use crate::outbox::Standing;
+use crate::outbox::{Source, Standing};
 
 /// How long a Provider that finds no room is left aside; it is asked again sooner when there is some.
 pub const NO_ROOM: Duration = Duration::from_secs(1);
@@ -81,6 +81,8 @@ pub struct Caller<'a> {
     pub service: &'a [u8],
     /// The repository there.
     pub repository: Arc<str>,
+    /// One request may take this long.
+    pub timeout: Duration,
 }
 
 /// A Provider's part in the budgets. Tells `outbound` whether a request may go out.
@@ -88,8 +90,8 @@ pub struct Pass {
     clock: Arc<dyn Clock>,
     provider: Arc<str>,
     namespace: Arc<str>,
-    #[expect(dead_code, reason = "what is remembered is told apart by it in the next change")]
     source: Source,
+    timeout: Duration,
     version: u64,
     repository: Arc<str>,
     /// See [`Caller::is_minted`].
@@ -101,11 +103,6 @@ pub struct Pass {
     /// Requests that were answered well.
     well: AtomicU64,
 }
-
-/// Who vouches for an answer: a fingerprint of the route, the credential and the service. What one source
-/// answered is believed for no other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Source([u8; 16]);
 
 /// Hosts that [`Budget::left`] tells apart.
 const MAX_HOSTS: usize = 64;
@@ -187,7 +184,21 @@ impl Budget {
         let (is_minted, well) = (identity.is_minted, AtomicU64::new(0));
         let (clock, version) = (self.clock.clone(), identity.version);
         let turn = Mutex::default();
-        Arc::new(Pass { clock, provider, namespace, source, version, repository, is_minted, turn, account, host, well })
+        let timeout = identity.timeout;
+        Arc::new(Pass {
+            clock,
+            provider,
+            namespace,
+            source,
+            timeout,
+            version,
+            repository,
+            is_minted,
+            turn,
+            account,
+            host,
+            well,
+        })
     }
 
     /// What vendors say is left of their limits, by host: of several credentials there, the least. Hosts
@@ -384,6 +395,11 @@ impl Pass {
         news
     }
 
+    /// Namespace of the Provider.
+    pub fn namespace(&self) -> &Arc<str> {
+        &self.namespace
+    }
+
     /// UID of the Provider.
     pub fn provider(&self) -> &Arc<str> {
         &self.provider
@@ -392,6 +408,16 @@ impl Pass {
     /// The Provider has no use for its turn at the host now.
     pub fn pass_over(&self) {
         self.host.lock().pass_over(&self.provider);
+    }
+
+    /// Who vouches for what is answered.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// One request of the Provider may take this long.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     fn owner(&self) -> Owner<'_> {
@@ -490,6 +516,7 @@ mod tests {
                 route: &[],
                 service: b"statuses",
                 repository: "acme/fleet".into(),
+                timeout: 15 * SECOND,
             })
         }
 
