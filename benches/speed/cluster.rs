@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 
@@ -18,9 +17,6 @@ const NAMESPACE: &str = "alerts";
 
 /// Requests to the API server under way at once while objects are made or deleted.
 const AT_ONCE: usize = 16;
-
-/// How often readiness is asked for.
-const ASK: Duration = Duration::from_millis(5);
 
 /// What the exclusions of the Alerts look like.
 #[derive(Clone, Copy)]
@@ -82,12 +78,7 @@ pub async fn measure(options: &Options, table: &mut Table) -> anyhow::Result<()>
 async fn one(api: &ApiServer, build: Option<&Path>, scratch: &Path) -> anyhow::Result<(f64, f64)> {
     let began = Instant::now();
     let program = Program::herald_in(api.kubeconfig(), build, scratch).await?;
-    let ready = format!("http://{}/readyz", program.probes.context("the log does not name the probes")?);
-    let http = reqwest::Client::builder().no_proxy().build()?;
-    while !http.get(&ready).send().await.is_ok_and(|answer| answer.status().is_success()) {
-        anyhow::ensure!(began.elapsed() < Duration::from_secs(120), "not ready within two minutes");
-        tokio::time::sleep(ASK).await;
-    }
+    program.until_ready().await?;
     let seconds = began.elapsed().as_secs_f64();
     tokio::time::sleep(SETTLE).await;
     Ok((seconds, program.resident()?))

@@ -4,6 +4,7 @@
 //! A missed limit fails nothing: how busy a machine is would decide the colour of a build. What
 //! does fail is a run that measured nothing, such as a program that does not start.
 
+mod bounds;
 mod burst;
 mod cluster;
 mod events;
@@ -103,6 +104,8 @@ enum Part {
     Burst,
     /// Events while a vendor fails or takes its time, and while the disk does.
     Faults,
+    /// Memory at its worst, and with many expressions.
+    Bounds,
     /// Memory and start on a real kube-apiserver with many Alerts; builds the test servers at first.
     Cluster,
 }
@@ -133,6 +136,10 @@ fn main() -> anyhow::Result<()> {
     if wanted(Part::Faults) {
         let faults = faults::measure(&mut table);
         runtime.block_on(async { tokio::time::timeout(DEADLINE, faults).await })??;
+    }
+    if wanted(Part::Bounds) {
+        let bounds = bounds::measure(&mut table);
+        runtime.block_on(async { tokio::time::timeout(DEADLINE, bounds).await })??;
     }
     if options.parts.contains(&Part::Cluster) {
         let cluster = cluster::measure(&options, &mut table);

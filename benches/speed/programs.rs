@@ -11,6 +11,9 @@ use anyhow::{Context, bail};
 /// How long a program may take to start.
 const START: Duration = Duration::from_secs(60);
 
+/// How long it may take from then until it is ready.
+const READY: Duration = Duration::from_secs(120);
+
 /// Kills process $1 when standard input closes, which it does even when the one who holds the
 /// other end is killed.
 const GUARD: &str = "read -r _; kill -KILL $1";
@@ -98,6 +101,17 @@ impl Program {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Waits until its probe says that it is ready.
+    pub async fn until_ready(&self) -> anyhow::Result<()> {
+        let ready = format!("http://{}/readyz", self.probes.context("the log does not name the probes")?);
+        let (began, http) = (Instant::now(), reqwest::Client::builder().no_proxy().build()?);
+        while !http.get(&ready).send().await.is_ok_and(|answer| answer.status().is_success()) {
+            anyhow::ensure!(began.elapsed() < READY, "not ready within {READY:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
     }
 
     /// CPU time of all its threads so far, as the scheduler counts it: to the nanosecond, where

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod flux;
 pub mod forge;
 pub mod gitea;
+pub mod hostile;
 pub mod kustomize;
 pub mod process;
 pub mod wait;
