@@ -124,6 +124,7 @@ impl App {
             ["host"],
             move || left().into_iter().map(|(host, left)| ([host], left)).collect(),
         );
+        let compute = Arc::new(Compute::start().context("cannot start a thread")?);
         let pipeline = Arc::new(Pipeline {
             index: stores.index.clone(),
             view: view.clone(),
@@ -132,7 +133,7 @@ impl App {
             clock: clock.clone(),
             metrics: metrics.clone(),
             no_cross_namespace: cli.no_cross_namespace_refs,
-            compute: Compute::start().context("cannot start a thread")?,
+            compute: compute.clone(),
         });
 
         let (stop, stopped) = watch::channel(false);
@@ -220,7 +221,7 @@ impl App {
                     loop {
                         let api = discovery::discover(&client).await;
                         let mut tasks = JoinSet::new();
-                        cluster::start(&mut tasks, &client, &api, namespace.as_deref(), &stores, &metrics);
+                        cluster::start(&mut tasks, &client, &api, namespace.as_deref(), &stores, &metrics, &compute);
                         let (events, events_writer) =
                             Events::new(client.clone(), api.clone(), claim.clone(), clock.clone());
                         tasks.spawn(events_writer.run());

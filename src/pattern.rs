@@ -156,6 +156,14 @@ impl Pattern {
         Ok(Self { text: text.into(), engine, states: if literal { 1 } else { translated.cost.states } })
     }
 
+    /// An estimate of [`Pattern::states`], which takes microseconds; 0 for what will be refused.
+    pub fn estimate(text: &str) -> u32 {
+        let cost = (text.len() <= MAX_TEXT).then(|| goregex::translate(text).ok()).flatten();
+        cost.map(|translated| translated.cost)
+            .filter(|cost| cost.states <= MAX_STATES && cost.reading <= MAX_READING)
+            .map_or(0, |cost| cost.states.max(cost.reading))
+    }
+
     /// What it takes of the memory and time that a namespace has for expressions.
     pub fn states(&self) -> u32 {
         self.states

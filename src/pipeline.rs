@@ -48,7 +48,7 @@ pub struct Pipeline {
     /// `--no-cross-namespace-refs`.
     pub no_cross_namespace: bool,
     /// Judges events whose Alerts have expressions that take long.
-    pub compute: Compute,
+    pub compute: Arc<Compute>,
 }
 
 /// What becomes of an event, before anything is done about it.

@@ -29,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("vendors", &["outbound", "compose", "api", "secret"]),
     ("pipeline", &["matching", "compose", "compute", "outbox", "view", "vendors", "ops"]),
     ("delivery", &["outbox", "vendors", "outbound", "view", "clock", "ops"]),
-    ("cluster", &["api", "matching", "view", "ops"]),
+    ("cluster", &["api", "compute", "matching", "view", "ops"]),
     ("ingest", &["pipeline", "api", "ops"]),
     ("reconcile", &["api", "view", "matching", "delivery::resolve", "delivery::troubles", "cluster", "ops"]),
     ("ops", &[]),

@@ -62,6 +62,7 @@ pub(super) fn infer(expr: &Expr, variables: &[&str]) -> Result<(Node, Type), Pro
         aggregates: Vec::new(),
         formats: Vec::new(),
         patterns: 0,
+        states: 0,
         in_format: 0,
         held: HashMap::new(),
     };
@@ -108,6 +109,8 @@ struct Checker {
     formats: Vec<(usize, Arc<str>, usize)>,
     /// Regular expressions so far.
     patterns: usize,
+    /// States of all of them.
+    states: u32,
     /// Within so many calls of `format`, whose lists and maps may hold anything.
     in_format: usize,
     /// What each list and map in there holds, by where it stands.
@@ -389,6 +392,11 @@ impl Checker {
                 self.patterns += 1;
                 if self.patterns > pattern::MOST {
                     return self.failure(at, format!("more than {} regular expressions", pattern::MOST));
+                }
+                self.states += crate::pattern::Pattern::estimate(&expression);
+                if self.states > pattern::MOST_STATES {
+                    return self
+                        .failure(at, format!("regular expressions of more than {} states", pattern::MOST_STATES));
                 }
                 return match pattern::compile(&expression) {
                     Ok(pattern) => Node::Matches { text: Box::new(text), pattern },

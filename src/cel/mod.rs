@@ -24,8 +24,6 @@ mod time;
 mod types;
 mod value;
 
-use std::fmt;
-
 use run::Node;
 use value::Value;
 
@@ -60,7 +58,8 @@ pub struct Expr {
 }
 
 /// Why an expression cannot be used, for the one who wrote it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{message}", place(*.position))]
 pub struct CompileError {
     /// Line and column, from 1, where it is about a place.
     pub position: Option<(usize, usize)>,
@@ -69,7 +68,8 @@ pub struct CompileError {
 }
 
 /// Why an expression gave nothing for these values.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
 pub struct EvalError {
     message: String,
     /// It had fewer steps than [`MAX_STEPS`], and they did not suffice.
@@ -185,23 +185,9 @@ fn no_such_overload(function: &str, values: &[Value<'_>]) -> EvalError {
     EvalError::new(format!("no such overload: {function}({})", types.join(", ")))
 }
 
-impl fmt::Display for CompileError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some((line, column)) = self.position {
-            write!(f, "{line}:{column}: ")?;
-        }
-        f.write_str(&self.message)
-    }
+fn place(position: Option<(usize, usize)>) -> String {
+    position.map(|(line, column)| format!("{line}:{column}: ")).unwrap_or_default()
 }
-
-impl fmt::Display for EvalError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for CompileError {}
-impl std::error::Error for EvalError {}
 
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,9 @@ use crate::pattern::{Exhausted, Pattern};
 /// Expressions that are compiled ahead, for one text of CEL: bounds what it keeps.
 pub(super) const MOST: usize = 32;
 
+/// States of all of them together: some milliseconds to compile.
+pub(super) const MOST_STATES: u32 = 16_000;
+
 /// Steps that compiling one while running counts as, besides its size.
 pub(super) const COST: usize = 20_000;
 

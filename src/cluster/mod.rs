@@ -26,6 +26,7 @@ use std::sync::Arc;
 use kube::Client;
 use tokio::task::JoinSet;
 
+use crate::compute::Compute;
 use crate::ops::metrics::Metrics;
 
 /// Starts the watches of a cluster: Alerts, Providers, the metadata of Secrets, and the labels
@@ -39,6 +40,7 @@ pub fn start(
     namespace: Option<&str>,
     stores: &Arc<Stores>,
     metrics: &Arc<Metrics>,
+    compute: &Arc<Compute>,
 ) {
     let reader = secrets::Reader::new(client.clone(), stores.clone());
     for kind in [ObjectKind::Alert, ObjectKind::Provider] {
@@ -49,6 +51,7 @@ pub fn start(
             namespace.map(str::to_owned),
             stores.clone(),
             metrics.clone(),
+            compute.clone(),
         ));
     }
     tasks.spawn(secrets::watch(client.clone(), namespace.map(str::to_owned), stores.clone()));

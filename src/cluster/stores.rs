@@ -72,7 +72,7 @@ impl Stores {
         let standing = self.index.get(&object.key);
         let unchanged = standing.is_some_and(|old| old.uid == alert.meta.uid && old.object == alert.object);
         if !unchanged {
-            self.index.apply(Arc::new(CompiledAlert::new(alert)));
+            self.index.apply(Arc::new(CompiledAlert::within(alert, self.index.share(&alert.meta.key))));
             self.want_labels();
         }
         self.observe(object, observed, None);
@@ -243,6 +243,8 @@ impl Stores {
     }
 
     fn replace_provider(&self, provider: Provider) {
+        // Without the lock, which events wait for.
+        let expression = view::expression(&provider.spec);
         let mut state = self.state.write();
         let unreadable = state.unreadable.remove(&provider.meta.key).filter(|uid| *uid != provider.meta.uid);
         unreadable.inspect(|uid| self.for_delivery.add((provider.meta.key.clone(), uid.clone())));
@@ -263,7 +265,6 @@ impl Stores {
                 self.changed(&old.provider);
             }
         }
-        let expression = view::expression(&provider.spec);
         self.publish(&mut state, provider, expression);
     }
 

@@ -12,6 +12,8 @@ use kube::runtime::watcher::{self, Event};
 use super::object::{json, meta, observed, spec};
 use super::{ObjectKind, ObjectRef, Stores};
 use crate::api::{Alert, AlertSpec, Key, Provider, ProviderSpec};
+use crate::compute::Compute;
+use crate::matching::{self, Prepared};
 use crate::ops::metrics::Metrics;
 
 /// Watches one kind into the stores, for ever.
@@ -22,6 +24,7 @@ pub async fn objects(
     namespace: Option<String>,
     stores: Arc<Stores>,
     metrics: Arc<Metrics>,
+    compute: Arc<Compute>,
 ) {
     let api: Api<DynamicObject> = match &namespace {
         Some(namespace) => Api::namespaced_with(client, namespace, &resource),
@@ -33,9 +36,11 @@ pub async fn objects(
         match event {
             Ok(Event::Init) => seen.clear(),
             Ok(Event::InitApply(object)) => {
+                let _prepared = prepare(kind, &object, &compute).await;
                 seen.insert(apply(kind, &object, &stores, &metrics));
             }
             Ok(Event::Apply(object)) => {
+                let _prepared = prepare(kind, &object, &compute).await;
                 apply(kind, &object, &stores, &metrics);
             }
             Ok(Event::Delete(object)) => stores.remove(&ObjectRef { kind, key: meta(&object).key }),
@@ -45,6 +50,17 @@ pub async fn objects(
             }
         }
     }
+}
+
+/// Compiles expressions that take long on a thread of its own, in the turn of the object's namespace, so that neither
+/// this thread nor the Alerts of others wait. What cannot be compiled there now is compiled here.
+async fn prepare(kind: ObjectKind, object: &DynamicObject, compute: &Compute) -> Prepared {
+    let spec = (kind == ObjectKind::Alert).then(|| spec::<AlertSpec>(object).ok()).flatten();
+    let heavy = spec.map(|spec| matching::heavy(&spec)).unwrap_or_default();
+    if heavy.is_empty() {
+        return Prepared::default();
+    }
+    compute.run(&meta(object).key.namespace, move || matching::prepare(&heavy)).await.unwrap_or_default()
 }
 
 /// Puts an object into the stores. Also used for files.

@@ -72,12 +72,17 @@ enum Severity {
 impl CompiledAlert {
     /// Compiles; never fails. What is wrong is in `problems`, and the rest works.
     pub fn new(alert: &Alert) -> Self {
+        Self::within(alert, u32::MAX)
+    }
+
+    /// The same with what is left of the states that expressions of the Alert's namespace may have.
+    pub fn within(alert: &Alert, share: u32) -> Self {
         let spec = &alert.spec;
         let key = alert.meta.key.clone();
         let mut problems = Vec::new();
         let mut problem = |reason, terminal, message| problems.push(Problem { reason, message, terminal });
 
-        let (filter, bad) = Filter::compile(&spec.inclusion_list, &spec.exclusion_list);
+        let (filter, bad) = Filter::compile(&spec.inclusion_list, &spec.exclusion_list, share);
         for Bad { excludes, position, error } in bad {
             let (field, consequence) = consequence(excludes);
             problem(
@@ -119,6 +124,11 @@ impl CompiledAlert {
             severity,
             filter,
         }
+    }
+
+    /// States of its expressions.
+    pub fn states(&self) -> u32 {
+        self.filter.states()
     }
 
     /// Whether this Alert listens to events of this severity at all.

@@ -11,8 +11,8 @@ use crate::api::Key;
 /// Steps that one event may take on the thread that took it: about a millisecond. A step is some 50 ns.
 const INLINE: usize = 20_000;
 
-/// Steps that the Alerts of one namespace may take for one event elsewhere: about 50 ms.
-const NAMESPACE: usize = 1_000_000;
+/// Steps that the Alerts of one namespace may take for one event elsewhere: about 30 ms.
+const NAMESPACE: usize = 600_000;
 
 /// What is left for one event.
 #[derive(Debug)]

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::api::AlertSpec;
 use crate::pattern::{Exhausted, Pattern, PatternError};
 
 /// States of all expressions of one Alert together, as [`Pattern::states`] counts them.
 const MAX_STATES: u32 = 16_000;
+
+/// An expression of fewer states takes some ten microseconds to compile, and is compiled wherever it is met.
+const LIGHT: u32 = 500;
 
 /// Bytes of all expressions of one list together, because reading them takes time too.
 const LIST_LIMIT: usize = 64 << 10;
@@ -62,15 +66,21 @@ pub struct Over {
 }
 
 impl Filter {
-    /// Compiles the good expressions of both lists and reports the bad ones.
-    pub fn compile(inclusions: &[String], exclusions: &[String]) -> (Self, Vec<Bad>) {
-        let mut reader = Reader { bad: Vec::new(), states: 0 };
+    /// Compiles the good expressions of both lists and reports the bad ones. `share` is what is left of the states
+    /// that the namespace may have.
+    pub fn compile(inclusions: &[String], exclusions: &[String], share: u32) -> (Self, Vec<Bad>) {
+        let mut reader = Reader { bad: Vec::new(), states: 0, share };
         let filter = Self {
             inclusions: reader.read(inclusions, false),
             exclusions: reader.read(exclusions, true),
             chooses: !inclusions.is_empty(),
         };
         (filter, reader.bad)
+    }
+
+    /// States of all its expressions.
+    pub fn states(&self) -> u32 {
+        self.inclusions.iter().chain(&self.exclusions).map(|entry| entry.pattern.states()).sum()
     }
 
     /// Whether a text passes; `steps` are what is left for it, and fewer afterwards.
@@ -98,9 +108,33 @@ fn any(list: &[Entry], text: &str, steps: &mut usize, excludes: bool, over: &mut
     })
 }
 
+/// Expressions compiled ahead of their Alert, which shares them as long as this value lives.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    _patterns: Vec<Arc<Pattern>>,
+}
+
+/// The expressions of an Alert that take long to compile, as far as [`Filter::compile`] will compile them.
+pub fn heavy(spec: &AlertSpec) -> Vec<String> {
+    let mut left = MAX_STATES;
+    let texts = spec.inclusion_list.iter().chain(&spec.exclusion_list).take(LIST_LIMIT / 8);
+    let heavy = texts.filter_map(|text| Some((text, Pattern::estimate(text))).filter(|(_, states)| *states > LIGHT));
+    let within = heavy.map_while(|(text, states)| {
+        left = left.checked_sub(states)?;
+        Some(text.clone())
+    });
+    within.collect()
+}
+
+/// Compiles [`heavy`] expressions.
+pub fn prepare(texts: &[String]) -> Prepared {
+    Prepared { _patterns: texts.iter().filter_map(|text| Pattern::compile(text).ok()).collect() }
+}
+
 struct Reader {
     bad: Vec<Bad>,
     states: u32,
+    share: u32,
 }
 
 impl Reader {
@@ -122,13 +156,25 @@ impl Reader {
 
     /// One expression, so that a bad one cannot take its neighbours down.
     fn check(&mut self, expression: &str) -> Result<Arc<Pattern>, String> {
-        let together = format!("the expressions up to this one have more than {MAX_STATES} states together");
-        if self.states > MAX_STATES {
-            return Err(together);
+        let limit = MAX_STATES.min(self.share);
+        let together = || {
+            if self.share < MAX_STATES {
+                return "the Alerts of this namespace have as many large expressions as they may; make some smaller, \
+                        then change this Alert"
+                    .to_owned();
+            }
+            format!("the expressions up to this one have more than {MAX_STATES} states together")
+        };
+        let estimate = Pattern::estimate(expression);
+        if estimate > LIGHT && self.states + estimate > limit {
+            return Err(together());
         }
         let pattern = Pattern::compile(expression).map_err(|error: PatternError| error.to_string())?;
-        self.states = self.states.saturating_add(pattern.states());
-        if self.states > MAX_STATES { Err(together) } else { Ok(pattern) }
+        if self.states + pattern.states() > limit {
+            return Err(together());
+        }
+        self.states += pattern.states();
+        Ok(pattern)
     }
 }
 
@@ -138,7 +184,7 @@ mod tests {
 
     fn filter(inclusions: &[&str], exclusions: &[&str]) -> (Filter, Vec<Bad>) {
         let list = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-        Filter::compile(&list(inclusions), &list(exclusions))
+        Filter::compile(&list(inclusions), &list(exclusions), u32::MAX)
     }
 
     fn admits(filter: &Filter, text: &str) -> bool {
@@ -228,6 +274,25 @@ mod tests {
             assert_eq!(filter.admits(&text, &mut steps), Verdict { admits, over: None });
             assert!(steps > 900);
         }
+    }
+
+    #[test]
+    fn a_namespace_has_a_share_of_states() {
+        let list = |text: &str| vec![text.to_owned()];
+        let (filter, bad) = Filter::compile(&list("[ab]{1000}~"), &[], 5_000);
+        assert!(bad.is_empty() && (2_000..5_000).contains(&filter.states()), "{}", filter.states());
+        let (filter, bad) = Filter::compile(&list("[ab]{1000}~"), &list(".*no change.*"), 1_000);
+        assert!(
+            matches!(&bad[..], [Bad { excludes: false, position: 0, error }] if error.contains("namespace")),
+            "{bad:?}"
+        );
+        assert_eq!(filter.states(), 1, "a text is nearly nothing");
+        let spec = |list: &[&str]| AlertSpec {
+            exclusion_list: list.iter().map(|&text| text.to_owned()).collect(),
+            ..Default::default()
+        };
+        assert_eq!(heavy(&spec(&["a", "[ab]{1000}", "("])), ["[ab]{1000}"]);
+        assert!(heavy(&spec(&["[ab]{1000}"; 9_000])).len() < 20, "no more than an Alert may have");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod sources;
 
 pub use alert::{CompiledAlert, Problem};
 pub use effort::{Effort, NeedsMore};
+pub use filter::{Prepared, heavy, prepare};
 pub use index::{AlertIndex, Candidates, SharedIndex};
 pub use selector::Selector;
 pub use sources::Source;

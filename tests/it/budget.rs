@@ -321,7 +321,7 @@ impl Turned {
             delivery,
             clock: clock.clone(),
             metrics,
-            compute: Compute::start().expect("threads"),
+            compute: Arc::new(Compute::start().expect("threads")),
             no_cross_namespace: false,
         });
         Self { clock, pipeline, stores, folder }
