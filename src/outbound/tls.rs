@@ -138,3 +138,41 @@ fn roots(ca: &Secret) -> Result<Vec<CertificateDer<'static>>, ClientError> {
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, rustls::pki_types::pem::Error> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+    use super::*;
+
+    /// As `openssl req -x509` makes it: one certificate for the server, which may sign others as well.
+    fn self_signed() -> rcgen::Certificate {
+        let mut params = CertificateParams::new(["git.invalid".to_owned()]).expect("a name");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+        params.self_signed(&KeyPair::generate().expect("a key")).expect("a certificate")
+    }
+
+    #[test]
+    fn a_certificate_that_is_itself_given_as_ca_is_trusted() {
+        crate::install_tls_provider();
+        let (ours, another) = (self_signed(), self_signed());
+        let at = |year: u64| UnixTime::since_unix_epoch(Duration::from_secs((year - 1970) * 31_556_952));
+        let name = |text: &'static str| ServerName::try_from(text).expect("a name");
+        let roots = roots(&Secret::new(ours.pem())).expect("a certificate");
+        for chains in [given(&roots).expect("roots"), system(roots.clone()).expect("roots")] {
+            let verifier = OrItself { chains, roots: roots.clone() };
+            let verify = |certificate: &rcgen::Certificate, host, year| {
+                verifier.verify_server_cert(certificate.der(), &[], &name(host), &[], at(year)).is_ok()
+            };
+            assert!(verify(&ours, "git.invalid", 2025));
+            assert!(!verify(&ours, "other.invalid", 2025), "for another host");
+            assert!(!verify(&ours, "git.invalid", 2035), "after its time");
+            assert!(!verify(&ours, "git.invalid", 2015), "before its time");
+            assert!(!verify(&another, "git.invalid", 2025), "not given");
+        }
+    }
+}

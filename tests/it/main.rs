@@ -15,6 +15,7 @@ mod vendors;
 
 mod budget;
 mod compose;
+mod connections;
 mod contracts;
 mod credentials;
 mod delivery;

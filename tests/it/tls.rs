@@ -1,9 +1,11 @@
 //! A TLS front for a plain host, with certificates made for the one test that asks.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
@@ -16,6 +18,40 @@ pub const DOMAIN: &str = "git.invalid";
 
 /// Where github.com has its API; a proxy leads there in tests.
 const GITHUB: &str = "api.github.com";
+
+/// Makes the connections of a front fall silent.
+#[derive(Clone)]
+pub struct Valve(Arc<watch::Sender<usize>>, Arc<AtomicUsize>);
+
+impl Default for Valve {
+    fn default() -> Self {
+        Self(Arc::new(watch::channel(0).0), Arc::default())
+    }
+}
+
+impl Valve {
+    /// All connections that are open now stay open, and bring nothing any more.
+    pub fn silence(&self) {
+        self.0.send_modify(|silenced| *silenced += 1);
+    }
+
+    /// Connections that were opened so far.
+    pub fn opened(&self) -> usize {
+        self.1.load(Ordering::SeqCst)
+    }
+
+    /// A connection opens; what is given back ends when the connection falls silent.
+    fn open(&self) -> impl Future<Output = ()> + use<> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        let mut silenced = self.0.subscribe();
+        let before = *silenced.borrow();
+        let sender = self.0.clone();
+        async move {
+            let _ = silenced.wait_for(|times| *times > before).await;
+            drop(sender);
+        }
+    }
+}
 
 /// Someone who signs certificates.
 pub struct Authority {
@@ -54,6 +90,17 @@ impl Authority {
 
     /// Serves what is at `plain` over TLS, offering `protocols` in the handshake; gives the base URL.
     pub async fn front_of(&self, plain: &str, clients: Option<&Authority>, protocols: &[&str]) -> String {
+        self.front_with(plain, clients, protocols, Valve::default()).await
+    }
+
+    /// The same, whose connections fall silent when the valve says so.
+    pub async fn front_with(
+        &self,
+        plain: &str,
+        clients: Option<&Authority>,
+        protocols: &[&str],
+        valve: Valve,
+    ) -> String {
         let (certificate, key) = self.sign(ExtendedKeyUsagePurpose::ServerAuth);
         let builder = match clients {
             None => ServerConfig::builder().with_no_client_auth(),
@@ -74,12 +121,18 @@ impl Authority {
         let behind = plain.strip_prefix("http://").expect("what is behind is plain").to_owned();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, behind) = (acceptor.clone(), behind.clone());
+                let (acceptor, behind, silent) = (acceptor.clone(), behind.clone(), valve.open());
                 tokio::spawn(async move {
                     // A handshake that fails is what some tests are about.
                     let Ok(mut outer) = acceptor.accept(stream).await else { return };
                     let Ok(mut inner) = TcpStream::connect(behind).await else { return };
-                    let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut outer, &mut inner) => {}
+                        () = silent => {
+                            // The kernel goes on to acknowledge what the client sends.
+                            std::future::pending::<()>().await;
+                        }
+                    }
                 });
             }
         });

@@ -172,7 +172,9 @@ impl Host {
             None => 0,
             // It had enough of somebody, which says nothing of how it fares.
             Some(SendError::Status { status, .. }) if told && matches!(status.as_u16(), 403 | 429) => return,
-            Some(SendError::Connect | SendError::Timeout | SendError::Broken) => NO_ANSWER,
+            Some(SendError::Connect | SendError::Timeout) => NO_ANSWER,
+            // One connection that closes breaks all the requests on it, and the next connection may work.
+            Some(SendError::Broken) => FAULT,
             Some(SendError::Status { status, .. }) => match (status.as_u16(), told) {
                 (502..=504, false) => NO_ANSWER,
                 (500, false) => FAULT,
@@ -295,7 +297,9 @@ mod tests {
 
     #[test]
     fn a_host_that_fails_gets_one_canary_every_ten_seconds_whose_answer_wakes_all() {
-        for (failure, in_a_row) in [(SendError::Timeout, 3), (status(502, None, ""), 3), (status(500, None, ""), 12)] {
+        for (failure, in_a_row) in
+            [(SendError::Timeout, 3), (SendError::Broken, 12), (status(502, None, ""), 3), (status(500, None, ""), 12)]
+        {
             let scene = Scene::new();
             let one = scene.pass("one", "git.example.org", "token");
             let other = scene.pass("other", "git.example.org", "another");
