@@ -4,7 +4,7 @@
 //! Asked by `delivery` before each request and by `reconcile` for the conditions.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -84,6 +84,15 @@ pub struct Resolver {
     budget: Arc<Budget>,
     identities: Identities,
     resolved: Mutex<HashMap<Key, Kept>>,
+    masks: Mutex<SharedMasks>,
+}
+
+/// The masks of Secrets, for as long as some Provider has them.
+#[derive(Default)]
+struct SharedMasks {
+    /// By where the contents are, which is nobody else's place while they are referred to.
+    by_secret: HashMap<usize, (Weak<SecretData>, Weak<Masks>)>,
+    prune_at: usize,
 }
 
 /// What became of a version of a Provider, and its part in the budgets.
@@ -106,8 +115,8 @@ impl Resolver {
     ) -> Self {
         let bitbucket_api = bitbucket_api.map(with_slash);
         let budget = Budget::new(clock.clone());
-        let (clients, room) = (Clients::new(addresses), AnswerRoom::default());
-        Self { clients, room, clock, bitbucket_api, budget, identities, resolved: Mutex::default() }
+        let (clients, room, resolved) = (Clients::new(addresses), AnswerRoom::default(), Mutex::default());
+        Self { clients, room, clock, bitbucket_api, budget, identities, resolved, masks: Mutex::default() }
     }
 
     /// The service of a Provider as it is now. Nothing of it is kept when `is_there` says that it is gone:
@@ -239,7 +248,7 @@ impl Resolver {
             headers,
             timeout,
             gate: pass.clone(),
-            masks: masks(spec, [&secret, &certs, &proxies], proxy.as_ref()),
+            masks: self.masks(spec, [&secret, &certs, &proxies], proxy.as_ref()),
             client,
             tenant: view.provider.meta.key.namespace.clone(),
             room: self.room.clone(),
@@ -424,6 +433,40 @@ impl Resolver {
             tokens: tokens.clone(),
             user: tokens.user(&view.provider.meta.key.namespace, &view.provider.meta.key.name),
         })))
+    }
+
+    /// Everything of the Provider and its Secrets that no log may have. What comes of a Secret is made once for all
+    /// Providers that name it.
+    fn masks(&self, spec: &ProviderSpec, secrets: [&Option<Referent>; 3], proxy: Option<&Secret>) -> Masks {
+        let mut masks = Masks::default();
+        for data in secrets.into_iter().flatten().map(|secret| &secret.data) {
+            masks.share(self.shared_masks(data));
+            // With a user in the Secret it is among those.
+            let user = spec.username.as_deref().filter(|_| data.trimmed("username").is_none());
+            if let (Some(user), Some(password)) = (user, data.trimmed("password")) {
+                masks.pair(user, password.expose());
+            }
+        }
+        let of_spec = spec.address.as_deref().into_iter().chain(spec.proxy.as_deref());
+        for address in of_spec.chain(proxy.map(Secret::expose)) {
+            masks.address(address);
+        }
+        masks
+    }
+
+    fn shared_masks(&self, data: &Arc<SecretData>) -> Arc<Masks> {
+        let mut known = self.masks.lock();
+        let key = Arc::as_ptr(data) as usize;
+        if let Some(masks) = known.by_secret.get(&key).and_then(|(_, masks)| masks.upgrade()) {
+            return masks;
+        }
+        if known.by_secret.len() >= known.prune_at {
+            known.by_secret.retain(|_, (_, masks)| masks.strong_count() > 0);
+            known.prune_at = 2 * known.by_secret.len() + 16;
+        }
+        let masks = Arc::new(masks_of(data));
+        known.by_secret.insert(key, (Arc::downgrade(data), Arc::downgrade(&masks)));
+        masks
     }
 
     fn tls(
@@ -657,32 +700,31 @@ fn headers_of(secret: &Option<Referent>) -> Result<HeaderMap, ResolveError> {
         .map_err(|why| wrong("InvalidHeaders", format!("key headers of {} {why}", secret.name)))
 }
 
-/// Everything of the Provider and its Secrets that no log may have.
-fn masks(spec: &ProviderSpec, secrets: [&Option<Referent>; 3], proxy: Option<&Secret>) -> Masks {
+/// Everything of a Secret that no log may have. Certificates are public, and longer than all the rest.
+fn masks_of(data: &SecretData) -> Masks {
     let mut masks = Masks::default();
-    for data in secrets.into_iter().flatten().map(|secret| &secret.data) {
-        let value = |key| data.trimmed(key);
-        for (key, value) in data.keys().filter_map(|key| Some((key, value(key)?))) {
-            match key {
-                "token" | "username" | "password" => masks.text(value.expose(), SHORTEST),
-                "address" | "proxy" => masks.address(value.expose()),
-                _ => masks.text(value.expose(), SHORTEST_OTHER),
-            }
-        }
-        let user = value("username").or_else(|| spec.username.as_deref().map(Secret::new));
-        if let (Some(user), Some(password)) = (user, value("password")) {
-            masks.pair(user.expose(), password.expose());
-        }
-        // Bitbucket's tokens can be `user:password`.
-        if let Some((_, password)) = value("token").as_ref().and_then(|token| token.expose().split_once(':')) {
-            masks.text(password, SHORTEST);
+    let value = |key| data.trimmed(key);
+    for (key, value) in data.keys().filter_map(|key| Some((key, value(key)?))) {
+        match key {
+            "token" | "username" | "password" => masks.text(value.expose(), SHORTEST),
+            "address" | "proxy" => masks.address(value.expose()),
+            _ if is_public(value.expose()) => {}
+            _ => masks.text(value.expose(), SHORTEST_OTHER),
         }
     }
-    let of_spec = spec.address.as_deref().into_iter().chain(spec.proxy.as_deref());
-    for address in of_spec.chain(proxy.map(Secret::expose)) {
-        masks.address(address);
+    if let (Some(user), Some(password)) = (value("username"), value("password")) {
+        masks.pair(user.expose(), password.expose());
+    }
+    // Bitbucket's tokens can be `user:password`.
+    if let Some((_, password)) = value("token").as_ref().and_then(|token| token.expose().split_once(':')) {
+        masks.text(password, SHORTEST);
     }
     masks
+}
+
+/// Whether a value is nothing but certificates.
+fn is_public(value: &str) -> bool {
+    value.contains("-----BEGIN CERTIFICATE-----") && !value.contains("PRIVATE KEY")
 }
 
 /// Time that one try may take, by `spec.timeout`.
@@ -811,6 +853,29 @@ mod tests {
         for text in ["", "15", "0s", "1h", "s", "1.2.3s", "-1s"] {
             assert!(timeout(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_comes_of_a_secret_is_kept_once_and_no_certificates_are_blotted_out() {
+        let certificate = "-----BEGIN CERTIFICATE-----\nMIIBszCCAVmg\n-----END CERTIFICATE-----";
+        let both = format!("{certificate}\n-----BEGIN PRIVATE KEY-----\nMIGHAgEA\n-----END PRIVATE KEY-----");
+        let data = |value: &str| {
+            let values = [("ca.crt", certificate), ("tls.crt", value), ("token", "t0k-of-a-team")];
+            Arc::new(SecretData::new(values.map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec()))))
+        };
+        let resolver = resolver(None);
+        let secret = data(&both);
+        let masks = resolver.shared_masks(&secret);
+        assert!(Arc::ptr_eq(&masks, &resolver.shared_masks(&secret)));
+        let blotted = |text: &str| masks.apply(text, usize::MAX, std::iter::empty());
+        assert_eq!(blotted(&format!("{certificate} t0k-of-a-team")), format!("{certificate} *****"));
+        assert_eq!(blotted(&format!("so: {both}")), "so: *****");
+        assert!(!Arc::ptr_eq(&masks, &resolver.shared_masks(&data(certificate))), "another Secret");
+        drop(masks);
+        for _ in 0..100 {
+            resolver.shared_masks(&data(certificate));
+        }
+        assert!(resolver.masks.lock().by_secret.len() <= 32, "what nobody has is forgotten");
     }
 
     #[test]

@@ -7,11 +7,13 @@
 //! backslashes are left out, `\uXXXX`, `&#34;` and `%22` are what they mean, and all white space is one space.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use base64::Engine;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
+use super::MAX_ERROR_BODY;
 use crate::secret::Secret;
 
 /// Shorter ones would blot out ordinary words, and are no secrets.
@@ -26,29 +28,61 @@ const PATH_KEY: usize = 16;
 /// How often one way of quoting is undone that stands in another: JSON in JSON in a page is three.
 const MAX_NESTING: usize = 8;
 
-/// See the module.
-#[derive(Clone, Debug, Default)]
-pub struct Masks(Vec<Mask>);
+/// Bytes of a text that are kept: no more of an answer is looked at.
+const LONGEST: usize = 2 * MAX_ERROR_BODY;
 
-#[derive(Clone, Debug)]
+/// Bytes that one way of quoting may take for one sign, at which an answer may have been cut.
+const LONGEST_QUOTED: usize = 12;
+
+/// See the module. What comes of a Secret is shared by the Providers that name it.
+#[derive(Clone, Debug, Default)]
+pub struct Masks {
+    own: Vec<Mask>,
+    shared: Vec<Arc<Masks>>,
+}
+
+#[derive(Clone)]
 struct Mask {
     written: Secret,
-    plain: Plain,
+    /// The bytes of the plain form.
+    plain: Arc<[u8]>,
+}
+
+impl std::fmt::Debug for Mask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("*****")
+    }
 }
 
 impl Mask {
     fn new(text: &str) -> Self {
-        Self { written: Secret::new(text), plain: Plain::of(text) }
+        Self { written: Secret::new(text), plain: Plain::of(text).0.iter().map(|(byte, _)| *byte).collect() }
     }
 }
 
 impl Masks {
-    /// A text of at least `shortest` bytes.
+    /// A text of at least `shortest` bytes. Of a long one the first 8 KiB count.
     pub fn text(&mut self, text: &str, shortest: usize) {
         let text = text.trim();
-        if text.len() >= shortest && !self.0.iter().any(|known| known.written.expose() == text) {
-            self.0.push(Mask::new(text));
+        let text = &text[..text.floor_char_boundary(LONGEST)];
+        if text.len() >= shortest && !self.own.iter().any(|known| known.written.expose() == text) {
+            self.own.push(Mask::new(text));
         }
+    }
+
+    /// All of another's.
+    pub fn share(&mut self, other: Arc<Masks>) {
+        self.shared.push(other);
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Mask> {
+        self.own.iter().chain(self.shared.iter().flat_map(|shared| &shared.own))
+    }
+
+    /// Bytes that these take in memory, without those that are shared.
+    #[cfg(test)]
+    fn size(&self) -> usize {
+        self.own.iter().map(|mask| mask.written.expose().len() + mask.plain.len() + size_of::<Mask>()).sum()
     }
 
     /// User and password, as they are and as a Basic header has them.
@@ -87,11 +121,15 @@ impl Masks {
         let more: Vec<Mask> = more.filter(|secret| secret.len() >= SHORTEST).map(|secret| Mask::new(&secret)).collect();
         let plain = Plain::of(text);
         let mut spans: Vec<Range<usize>> = Vec::new();
-        for Mask { written, plain: mask } in self.0.iter().chain(&more) {
+        for Mask { written, plain: mask } in self.all().chain(&more) {
             spans.extend(text.match_indices(written.expose()).map(|(at, found)| at..at + found.len()));
             // What is left of a few signs could stand in any word.
-            if mask.0.len() >= SHORTEST {
+            if mask.len() >= SHORTEST {
                 spans.extend(plain.spans_of(mask));
+            }
+            // The answer may have been cut within it.
+            if text.len() > limit {
+                spans.extend(plain.beginning_at_end(mask).map(|start| start..text.len()));
             }
         }
         spans.sort_unstable_by_key(|span| span.start);
@@ -110,15 +148,8 @@ impl Masks {
     }
 }
 
-/// A text in its plain form: each byte with where in the text it comes from. Never printed.
-#[derive(Clone)]
+/// A text in its plain form: each byte with where in the text it comes from.
 struct Plain(Vec<(u8, Range<usize>)>);
-
-impl std::fmt::Debug for Plain {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("*****")
-    }
-}
 
 impl Plain {
     fn of(text: &str) -> Self {
@@ -164,11 +195,22 @@ impl Plain {
         Self(plain)
     }
 
-    /// Where in its text this one has that one.
-    fn spans_of<'a>(&'a self, other: &'a Plain) -> impl Iterator<Item = Range<usize>> + 'a {
-        let same = |window: &&[(u8, Range<usize>)]| window.iter().zip(&other.0).all(|(one, other)| one.0 == other.0);
+    /// Where in its text this one has those bytes.
+    fn spans_of<'a>(&'a self, other: &'a [u8]) -> impl Iterator<Item = Range<usize>> + 'a {
+        let same = move |window: &&[(u8, Range<usize>)]| window.iter().zip(other).all(|(one, other)| one.0 == *other);
         let span = |window: &[(u8, Range<usize>)]| Some(window.first()?.1.start..window.last()?.1.end);
-        self.0.windows(other.0.len().max(1)).filter(same).filter_map(span)
+        self.0.windows(other.len().max(1)).filter(same).filter_map(span)
+    }
+
+    /// Where in its text those bytes begin, when the text ends before they do.
+    fn beginning_at_end(&self, other: &[u8]) -> Option<usize> {
+        let earliest = self.0.len().saturating_sub(other.len() + LONGEST_QUOTED);
+        let is_beginning = |start: &usize| {
+            let left = &self.0[*start..];
+            let same = left.iter().zip(other).take_while(|(one, other)| one.0 == **other).count();
+            same >= SHORTEST_OTHER && same + LONGEST_QUOTED >= left.len()
+        };
+        (earliest..self.0.len()).find(is_beginning).map(|start| self.0[start].1.start)
     }
 }
 
@@ -329,6 +371,41 @@ mod tests {
             masks.apply("h1 dden &amp; 100% \\ of é", usize::MAX, std::iter::empty()),
             "h1 dden &amp; 100% \\ of é"
         );
+    }
+
+    #[test]
+    fn a_credential_longer_than_the_answer_that_is_read_is_blotted_out() {
+        let signs = |seed: usize| (0..20_000).map(move |at| char::from(b'a' + (at * at / 7 + at * seed) as u8 % 26));
+        let long: String = signs(3).collect();
+        let mut masks = Masks::default();
+        masks.text(&long, SHORTEST);
+        for (before, way) in [(0, percent as fn(&str) -> String), (3_000, json), (4_000, str::to_owned), (4_090, ascii)]
+        {
+            let answer = "-".repeat(before) + &way(&long);
+            // Where it is cut, in a way of quoting or not.
+            for length in LONGEST - 7..=LONGEST {
+                let masked = masks.apply(&answer[..length], MAX_ERROR_BODY, std::iter::empty());
+                assert!(masked.ends_with("*****") && masked.len() <= before + 6, "{before} {length}: {masked}");
+            }
+        }
+        let other: String = signs(4).take(5_000).collect();
+        assert_eq!(masks.apply(&other, 4_000, std::iter::empty()), other[..4_000]);
+    }
+
+    #[test]
+    fn a_value_takes_no_more_memory_than_what_is_ever_blotted_out() {
+        let mut masks = Masks::default();
+        masks.text(&"x".repeat(900_000), SHORTEST_OTHER);
+        assert!(masks.size() <= 2 * LONGEST + 100, "{}", masks.size());
+        let shared = Arc::new(masks);
+        let mut one = Masks::default();
+        one.share(shared.clone());
+        assert_eq!(one.size(), 0);
+        assert_eq!(one.apply("so: xxxxxxxxx", 100, std::iter::empty()), "so: xxxxxxxxx");
+        let mut short = Masks::default();
+        short.text("planted", SHORTEST);
+        one.share(Arc::new(short));
+        assert_eq!(one.apply("so: planted", 100, std::iter::empty()), "so: *****");
     }
 
     #[test]
