@@ -1,9 +1,10 @@
 //! A directory of YAML in place of a cluster: Providers, Alerts and Secrets, watched for changes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use kube::api::DynamicObject;
@@ -13,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::{ObjectKind, Stores, watch};
 use crate::api::{GROUP, Key};
+use crate::clock::{Clock, SystemClock};
 use crate::ops::metrics::Metrics;
 use crate::view::{SecretData, SecretView};
 
@@ -34,6 +36,10 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// A file beside them that is written without pause holds up the rest no longer than this.
 const LONGEST_SETTLE: Duration = Duration::from_secs(1);
 
+/// A file that was written in place and lost something is not believed before it stood still for this long: its
+/// writer may have emptied it first.
+const DOUBT: Duration = Duration::from_secs(5);
+
 /// The directory, and what each file last held.
 pub struct Manifests {
     dir: PathBuf,
@@ -43,21 +49,112 @@ pub struct Manifests {
     changed: Arc<Notify>,
     /// That labels cannot be read was told.
     labels_said: bool,
+    /// UIDs of several objects that were told of.
+    shared_uids: BTreeSet<Box<str>>,
     /// Watches as long as it lives.
     _watcher: notify::RecommendedWatcher,
 }
 
 #[derive(Default)]
 struct File {
+    /// Tells whether the file was replaced or written in place.
+    inode: u64,
+    /// As it was read last, well-formed or not.
     text: String,
     documents: Vec<Document>,
+    /// Bytes of the text that these are of.
+    length: usize,
+    doubted: Option<Doubted>,
+}
+
+/// What a file holds now that was written in place and lost something.
+struct Doubted {
+    text: String,
+    documents: Vec<Document>,
+    since: Instant,
 }
 
 /// One document that Herald reads.
 enum Document {
-    /// As compact JSON, read again when it is published: parsed, it takes ten times the memory.
-    Object(ObjectKind, Box<str>),
+    Object(Object),
     Secret(Key, Arc<SecretData>),
+}
+
+struct Object {
+    kind: ObjectKind,
+    key: Key,
+    /// `metadata.uid`.
+    uid: Option<Box<str>>,
+    /// As compact JSON, read again when it is published: parsed, it takes ten times the memory.
+    json: Box<str>,
+}
+
+impl Document {
+    /// Kind, namespace and name.
+    fn id(&self) -> (&'static str, &Key) {
+        match self {
+            Self::Object(Object { kind: ObjectKind::Provider, key, .. }) => ("Provider", key),
+            Self::Object(Object { kind: ObjectKind::Alert, key, .. }) => ("Alert", key),
+            Self::Secret(key, _) => ("Secret", key),
+        }
+    }
+}
+
+impl File {
+    /// Takes what the file holds now.
+    ///
+    /// # Errors
+    /// It cannot be read, in words for the log: what it last held stays.
+    fn update(&mut self, path: &Path) -> Result<(), String> {
+        let (inode, text) = read(path)?;
+        let in_place = std::mem::replace(&mut self.inode, inode) == inode;
+        if text == self.text {
+            self.doubted = None;
+            return Ok(());
+        }
+        if let Some(doubted) = self.doubted.take_if(|doubted| doubted.text == text) {
+            if SystemClock.now() < doubted.since + DOUBT {
+                self.doubted = Some(doubted);
+            } else {
+                self.believe(doubted.text, doubted.documents);
+            }
+            return Ok(());
+        }
+        self.doubted = None;
+        match parse(path, &text) {
+            Ok(documents) if in_place && self.has_lost(&text, &documents) => {
+                tracing::info!(
+                    logger = "manifests",
+                    file = %path.display(),
+                    "the file was written in place and holds less than before; what it held stays in use for {} s",
+                    DOUBT.as_secs()
+                );
+                self.doubted = Some(Doubted { text, documents, since: SystemClock.now() });
+                Ok(())
+            }
+            Ok(documents) => {
+                self.believe(text, documents);
+                Ok(())
+            }
+            Err(error) => {
+                // Remembered, so that it is told once.
+                self.text = text;
+                Err(error)
+            }
+        }
+    }
+
+    fn believe(&mut self, text: String, documents: Vec<Document>) {
+        self.length = text.len();
+        (self.text, self.documents) = (text, documents);
+    }
+
+    /// Whether the file could be half-written: it is shorter, or a document of it is missing.
+    fn has_lost(&self, text: &str, documents: &[Document]) -> bool {
+        let now: BTreeSet<_> = documents.iter().map(Document::id).collect();
+        !self.documents.is_empty()
+            && (text.len() < self.length || self.documents.iter().any(|document| !now.contains(&document.id())))
+    }
 }
 
 impl Manifests {
@@ -76,8 +173,16 @@ impl Manifests {
         })?;
         watcher.watch(dir, RecursiveMode::NonRecursive)?;
         let dir = dir.to_owned();
-        let mut manifests =
-            Self { dir, files: BTreeMap::new(), stores, metrics, changed, labels_said: false, _watcher: watcher };
+        let mut manifests = Self {
+            dir,
+            files: BTreeMap::new(),
+            stores,
+            metrics,
+            changed,
+            labels_said: false,
+            shared_uids: BTreeSet::new(),
+            _watcher: watcher,
+        };
         manifests.read()?;
         Ok(manifests)
     }
@@ -85,7 +190,11 @@ impl Manifests {
     /// Follows the directory, for ever.
     pub async fn follow(mut self) {
         loop {
-            self.changed.notified().await;
+            let doubted = self.files.values().filter_map(|file| Some(file.doubted.as_ref()?.since + DOUBT)).min();
+            match doubted {
+                Some(until) => drop(tokio::time::timeout_at(until.into(), self.changed.notified()).await),
+                None => self.changed.notified().await,
+            }
             let still = async { while tokio::time::timeout(SETTLE, self.changed.notified()).await.is_ok() {} };
             let _ = tokio::time::timeout(LONGEST_SETTLE, still).await;
             if let Err(error) = self.read() {
@@ -106,17 +215,7 @@ impl Manifests {
         }
         self.files.retain(|path, _| paths.contains(path));
         for path in paths {
-            let file = self.files.entry(path.clone()).or_default();
-            let read = text(&path).and_then(|text| {
-                if text == file.text {
-                    return Ok(());
-                }
-                // Remembered even when it is wrong, so that it is told once.
-                file.text = text;
-                file.documents = parse(&path, &file.text)?;
-                Ok(())
-            });
-            if let Err(error) = read {
+            if let Err(error) = self.files.entry(path.clone()).or_default().update(&path) {
                 tracing::error!(
                     logger = "manifests",
                     file = %path.display(),
@@ -130,14 +229,18 @@ impl Manifests {
     }
 
     fn publish(&mut self) {
+        let shared = self.shared_uids();
         let documents = || self.files.values().flat_map(|file| &file.documents);
         for kind in [ObjectKind::Provider, ObjectKind::Alert] {
             let mut seen = BTreeSet::new();
             for document in documents() {
-                if let Document::Object(of, object) = document
-                    && *of == kind
+                if let Document::Object(of) = document
+                    && of.kind == kind
                 {
-                    let object: DynamicObject = serde_json::from_str(object).expect("written by `parse`");
+                    let mut object: DynamicObject = serde_json::from_str(&of.json).expect("written by `parse`");
+                    if of.uid.as_ref().is_some_and(|uid| shared.contains(uid)) {
+                        object.metadata.uid = None;
+                    }
                     seen.insert(watch::apply(kind, &object, &self.stores, &self.metrics));
                 }
             }
@@ -160,12 +263,39 @@ impl Manifests {
     }
 }
 
-fn text(path: &Path) -> Result<String, String> {
-    let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+impl Manifests {
+    /// UIDs that several objects of a kind have, as copies of what `kubectl get -o yaml` prints do. They tell nothing
+    /// apart, and what one of them is to send would go out through the other.
+    fn shared_uids(&mut self) -> BTreeSet<Box<str>> {
+        let mut first: BTreeMap<(ObjectKind, &str), &Key> = BTreeMap::new();
+        let mut shared = BTreeSet::new();
+        for document in self.files.values().flat_map(|file| &file.documents) {
+            let Document::Object(Object { kind, key, uid: Some(uid), .. }) = document else { continue };
+            let other = first.entry((*kind, uid)).or_insert(key);
+            if *other != key {
+                if !self.shared_uids.contains(uid) && !shared.contains(uid) {
+                    tracing::error!(
+                        logger = "manifests",
+                        "{kind}s {other} and {key} have one metadata.uid, which is ignored for both; remove the field"
+                    );
+                }
+                shared.insert(uid.clone());
+            }
+        }
+        self.shared_uids.clone_from(&shared);
+        shared
+    }
+}
+
+/// Number and text of a file.
+fn read(path: &Path) -> Result<(u64, String), String> {
+    let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    let size = metadata.len();
     if size > MAX_FILE {
         return Err(format!("it has {size} bytes, and a manifest has {MAX_FILE} at most"));
     }
-    std::fs::read_to_string(path).map_err(|error| error.to_string())
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    Ok((metadata.ino(), text))
 }
 
 /// The documents of a file. Kinds that are not ours are skipped with a line.
@@ -209,7 +339,9 @@ fn parse(path: &Path, text: &str) -> Result<Vec<Document>, String> {
 }
 
 fn compact(kind: ObjectKind, object: &DynamicObject) -> Document {
-    Document::Object(kind, serde_json::to_string(object).expect("objects always encode").into())
+    let json = serde_json::to_string(object).expect("objects always encode").into();
+    let uid = object.metadata.uid.as_deref().map(Into::into);
+    Document::Object(Object { kind, key: super::object::meta(object).key, uid, json })
 }
 
 /// `data` decoded, `stringData` over it, as the API server merges them.

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use herald::api::Key;
+use herald::view::View;
 use serde_json::json;
 
 use crate::logs::Logs;
@@ -287,4 +288,69 @@ async fn a_hook_needs_no_secret() {
     scene.tell([kustomization_event("web", &sha(1))]).await;
     assert_eq!(scene.forge.requests()[0].header("authorization"), "");
     scene.end(0, 1).await;
+}
+
+/// `kustomize build > all.yaml` empties the file before it has anything to write.
+#[tokio::test]
+async fn a_file_that_is_written_in_place_loses_nothing_while_it_is_half_there() {
+    let logs = Logs::collect();
+    let forge = forge().await;
+    let git = git("gitea", &forge);
+    let all = alert("all", "git");
+    let text = [&git, &all, &token()].map(|manifest| (**manifest).to_string()).join("\n---\n");
+    let scene = Scene::with(forge, [], &[]).await;
+    let path = scene.folder.write_text("all.yaml", &text);
+    alert_known(&scene, "all", true).await;
+    let key = Key::new(NAMESPACE, "git");
+    let version = || scene.herald.app.stores.provider(&key).map(|view| view.version);
+    let before = version();
+    // Empty, cut within a document, and cut between two.
+    let halves = ["", &text[..text.len() / 2], &text[..text.find("\n---").expect("several")]];
+    for (number, half) in halves.into_iter().enumerate() {
+        std::fs::write(&path, half).expect("writable");
+        let told = || async { (logs.count(&["all.yaml", "in use"]) > number).then_some(()) };
+        wait::until(CHANGED, "the half-written file to be read", told).await;
+        scene.post(&kustomization_event("web", &sha(number as u64 + 1))).await;
+        scene.herald.idle().await;
+        assert_eq!(version(), before, "it stays as it was");
+    }
+    std::fs::write(&path, &text).expect("writable");
+    scene.tell([kustomization_event("web", &sha(9))]).await;
+    assert_eq!(version(), before);
+    // What stays away is believed after a while.
+    std::fs::write(&path, git.to_string()).expect("writable");
+    wait::until(crate::support::app::DEADLINE, "the Alert to be gone", || async {
+        scene.herald.app.stores.index.get(&Key::new(NAMESPACE, "all")).is_none().then_some(())
+    })
+    .await;
+    assert!(scene.herald.app.stores.provider(&key).is_some());
+    scene.end(4, 4).await;
+}
+
+/// Copies of what `kubectl get -o yaml` prints, changed but for the UID.
+#[tokio::test]
+async fn two_providers_of_one_uid_are_two() {
+    let logs = Logs::collect();
+    let (forge, other) = (forge().await, crate::scene::forge().await);
+    let uid = "7d1c5a52-1111-4222-8333-444455556666";
+    let of = |forge: &Forge, team: &str| git("gitea", forge).namespace(team).uid(uid);
+    let manifests = [
+        of(&forge, "team-a"),
+        secret("token", "token", "token-of-a").namespace("team-a"),
+        alert("all", "git").namespace("team-a").sources(json!([{"kind": "Kustomization", "name": "*"}])),
+        of(&other, "team-b"),
+        secret("token", "token", "token-of-b").namespace("team-b"),
+    ];
+    let scene = Scene::with(forge, manifests, &[]).await;
+    logs.until(&["ERROR", "Providers team-a/git and team-b/git have one metadata.uid", "remove the field"]).await;
+    scene.tell([kustomization_event("web", &sha(1)).namespace("team-a")]).await;
+    assert_eq!(scene.forge.statuses(&sha(1)).len(), 1);
+    assert!(other.requests().is_empty(), "nothing of one team goes to the other's host");
+    let uids = ["team-a", "team-b"].map(|team| {
+        let view = scene.herald.app.stores.provider(&Key::new(team, "git")).expect("it is there");
+        view.provider.meta.uid.clone()
+    });
+    assert!(uids[0] != uids[1] && !uids.iter().any(|known| **known == *uid));
+    assert_eq!(logs.count(&["one metadata.uid"]), 1);
+    scene.end(1, 1).await;
 }
