@@ -5,6 +5,7 @@
 //! unchanged, superseded or given up, and each end is counted and logged once.
 
 mod budget;
+mod claim;
 mod headers;
 mod listings;
 mod places;
@@ -13,6 +14,7 @@ pub mod resolve;
 mod set;
 mod sharing;
 mod strays;
+mod suspension;
 pub mod troubles;
 mod verdict;
 
@@ -27,11 +29,13 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use self::budget::{Pass, Share, Shares, Ticket};
+use self::claim::Claim;
 use self::listings::Listings;
 use self::places::Places;
 use self::report::{Telling, Why, about_provider};
 use self::resolve::{ResolveError, Resolver};
 use self::strays::Strays;
+use self::suspension::Suspension;
 use self::troubles::Troubles;
 pub use self::verdict::{Scope, Verdict, verdict};
 use crate::clock::Clock;
@@ -220,9 +224,14 @@ impl Delivery {
             let _ = tokio::time::timeout(UNSYNCED, inner.wake.notified()).await;
         }
         let mut look = inner.clock.now();
+        let mut suspension = Suspension::new(&*inner.clock);
         while !inner.stopping.load(Ordering::SeqCst) {
             let woken = inner.wake.notified();
             let now = inner.clock.now();
+            if suspension.was(&*inner.clock) {
+                tracing::info!(logger = "delivery", "the machine was suspended: statuses are read again");
+                inner.outbox.forget_said();
+            }
             if now >= look {
                 look = if inner.expire() { now } else { now + LOOK };
             }
@@ -277,7 +286,8 @@ impl Delivery {
             }
         });
         let parked = matches!(ended, Try::Again { told: false, .. });
-        if catch_unwind(AssertUnwindSafe(|| inner.conclude(&job, ended))).is_err() {
+        let claim = Claim::new(&*inner.outbox, &job, inner.clock.now());
+        if catch_unwind(AssertUnwindSafe(|| inner.conclude(&job, claim, ended))).is_err() {
             // What was lent to the job is given back all the same.
             inner.panicked(&job);
         }
@@ -548,8 +558,7 @@ impl Inner {
     }
 
     /// Settles, and says so.
-    fn conclude(&self, job: &Arc<Job>, ended: Try) {
-        let now = self.clock.now();
+    fn conclude(&self, job: &Arc<Job>, claim: Claim<'_>, ended: Try) {
         let (outcome, settlement, why) = match ended {
             Try::Delivered => (Outcome::Delivered, Settlement::Said, None),
             Try::Unchanged => (Outcome::Unchanged, Settlement::Said, None),
@@ -563,14 +572,14 @@ impl Inner {
             }
             Try::Again { pause, told, why } => {
                 let retry = Retry { pause, told, why: text::cut(&why.to_string(), LONGEST_REASON) };
-                match self.outbox.settle(job, now, Settlement::Retry(retry)) {
+                match claim.settle(Settlement::Retry(retry)) {
                     Settled::Superseded => self.report(job, Outcome::Superseded, None),
                     Settled::AsAsked => self.put_off(job, pause, &why),
                 }
                 return;
             }
         };
-        self.outbox.settle(job, now, settlement);
+        claim.settle(settlement);
         self.report(job, outcome, why.as_ref());
     }
 }
