@@ -28,7 +28,7 @@ use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use self::budget::{Pass, Share, Shares, Ticket};
+use self::budget::{About, Pass, Share, Shares, Ticket};
 use self::claim::Claim;
 use self::listings::Listings;
 use self::places::Places;
@@ -443,6 +443,10 @@ impl Inner {
         if let Err(held) = pass.check(ticket) {
             return self.judge(job, &pass, wrote, held);
         }
+        let about = about(job);
+        if let Some(Err(refused)) = about.map(|about| pass.check_status(about)) {
+            return self.judge(job, &pass, wrote, refused);
+        }
         let well = pass.answered_well();
         let sent = match (&*service, &job.new.notice) {
             (Service::Statuses(vendor), Notice::CommitStatus(status)) => {
@@ -463,10 +467,10 @@ impl Inner {
                     // What failed for as long for the same reason need not wait out its pause.
                     self.outbox.wake(job.new.subject.provider());
                 }
-                pass.worked()
+                pass.worked(false, about)
             }
             // What it found it had asked for just now, not known before.
-            Ok(_) if pass.answered_well() > well => pass.read_worked(),
+            Ok(_) if pass.answered_well() > well => pass.worked(true, about),
             _ => Vec::new(),
         };
         lifted.iter().for_each(|provider| self.outbox.wake(provider));
@@ -499,11 +503,17 @@ impl Inner {
             // It may be longer by now: others were told too.
             (_, Verdict::Wait(pause)) => (pass.waits().unwrap_or(pause).max(verdict::backoff(job.attempts)), true),
             (_, Verdict::Park(_)) => {
-                let noted = pass.note_of(&error, !wrote.load(Ordering::Relaxed));
+                let noted = pass.note(&error, !wrote.load(Ordering::Relaxed), about(job));
                 (noted.unwrap_or_else(|| verdict::parked(job.attempts)), false)
             }
-            (_, Verdict::Drop) => return Try::GivenUp(Outcome::Failed, why),
+            (_, Verdict::Drop) => {
+                about(job).into_iter().for_each(|about| pass.give_up(&error, about));
+                return Try::GivenUp(Outcome::Failed, why);
+            }
         };
+        let refused =
+            matches!(error, SendError::Held { told: false, .. }) || matches!(verdict(&error), Verdict::Park(_));
+        why.passes = refused && pause < report::LONG;
         self.again(job, pause, told, why)
     }
 
@@ -544,7 +554,10 @@ impl Inner {
             return Some(Why::suspended());
         }
         match self.ready(&view) {
-            Ok((_, pass)) => pass.held_by().map(|error| Why::sent(&error)),
+            Ok((_, pass)) => {
+                let held = pass.held_by().or_else(|| about(job).and_then(|about| pass.held(about)));
+                held.map(|error| Why::sent(&error))
+            }
             Err(error) => Some(Why::resolving(error)),
         }
     }
@@ -581,5 +594,13 @@ impl Inner {
         };
         claim.settle(settlement);
         self.report(job, outcome, why.as_ref());
+    }
+}
+
+/// The status that a job is to write.
+fn about(job: &Job) -> Option<About<'_>> {
+    match &job.new.notice {
+        Notice::CommitStatus(status) => Some(About { status, arrived: job.new.stamp.arrived }),
+        Notice::Event(_) => None,
     }
 }

@@ -35,7 +35,7 @@ const WORKS: &str = "Works";
 
 /// A job that is put off this long, or for the [`PERSISTENT`]th time, is a trouble that stands: not
 /// a hiccup, which mends itself before anybody has read of it.
-const LONG: Duration = Duration::from_secs(60);
+pub(super) const LONG: Duration = Duration::from_secs(60);
 
 /// See [`LONG`]. Backoff has the fourth try about 7 s after the first, at the latest.
 const PERSISTENT: u32 = 4;
@@ -66,6 +66,8 @@ pub struct Why {
     asked: bool,
     /// It is more than a hiccup, however short the pause is.
     pub(super) stands: bool,
+    /// It is a hiccup, however often the job was tried: what was refused is tried again in a moment.
+    pub(super) passes: bool,
 }
 
 /// What conditions say of every place that gave no HTTP answer. The log says more.
@@ -74,7 +76,15 @@ const NO_HTTP: &str = "no HTTP answer within the timeout";
 impl Why {
     /// A reason of our own.
     pub fn new(reason: &'static str, text: impl Into<String>) -> Self {
-        Self { reason, text: text.into(), remote: String::new(), tries: None, asked: false, stands: false }
+        Self {
+            reason,
+            text: text.into(),
+            remote: String::new(),
+            tries: None,
+            asked: false,
+            stands: false,
+            passes: false,
+        }
     }
 
     /// The Provider is suspended.
@@ -108,9 +118,13 @@ impl Why {
             SendError::NoRoom => "OutOfMemory",
             SendError::Unsendable => "Rejected",
             SendError::Tls(_) => "TLSFailed",
-            SendError::Held { because, .. } => return Self::sent(because),
+            SendError::Held { because, .. } | SendError::Hopeless { because } => return Self::sent(because),
+            SendError::NewToken => "Unauthorized",
             SendError::AskedToWait => "RateLimited",
-            SendError::Redirect | SendError::NotTheVendor { .. } | SendError::TooLarge => "UnexpectedAnswer",
+            SendError::Redirect | SendError::NotTheVendor { .. } | SendError::Foreign { .. } | SendError::TooLarge => {
+                "UnexpectedAnswer"
+            }
+            SendError::Status { .. } if error.is_moved() => "Moved",
             SendError::Status { status, retry_after, .. } => match (status.as_u16(), retry_after) {
                 (429, _) | (403, Some(_)) => "RateLimited",
                 (403, None) if error.is_secondary_limit() => "RateLimited",
@@ -128,9 +142,13 @@ impl Why {
             SendError::Connect | SendError::Timeout | SendError::Broken | SendError::NotBegun => {
                 (NO_HTTP.to_owned(), error.to_string())
             }
+            error if error.is_moved() => {
+                let text = "the repository was moved: write its new address into spec.address";
+                (text.to_owned(), error.body().to_owned())
+            }
             other => (other.to_string(), other.body().to_owned()),
         };
-        Self { reason, text, remote, tries: None, asked: false, stands: false }
+        Self { reason, text, remote, tries: None, asked: false, stands: false, passes: false }
     }
 
     /// A Provider that cannot be used as it stands.
@@ -274,7 +292,7 @@ impl Inner {
                 error = why.to_string()
             );
         }
-        let stands = why.stands || pause >= LONG || job.attempts + 1 >= PERSISTENT;
+        let stands = why.stands || pause >= LONG || (!why.passes && job.attempts + 1 >= PERSISTENT);
         if job.attempts == 0 || stands {
             self.failed(job, why, stands);
         }

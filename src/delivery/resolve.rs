@@ -246,6 +246,7 @@ impl Resolver {
             identity,
             credentials: None,
             headers,
+            is_api: is_status,
             timeout,
             gate: pass.clone(),
             masks: self.masks(spec, [&secret, &certs, &proxies], proxy.as_ref()),
@@ -325,7 +326,6 @@ impl Resolver {
             host,
             is_public: caller.is_public,
             credential: &credential,
-            is_minted: caller.identity.is_some(),
             route: &route,
             service: service.as_bytes(),
             repository: path.unwrap_or_default().into(),
@@ -942,7 +942,7 @@ mod tests {
         let pass = |view| resolver.ready(view, || true).map(|(_, pass)| pass).expect("it resolves");
         let (one, other) = (pass(one), pass(other));
         let refusal = SendError::Status { status: StatusCode::UNAUTHORIZED, retry_after: None, body: String::new() };
-        one.note(&refusal).expect("it is parked");
+        one.note(&refusal, true, None).expect("it is parked");
         assert!(one.check(None).is_err(), "its own is held");
         other.check(None).is_err()
     }

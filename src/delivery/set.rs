@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::budget::Pass;
+use super::budget::{About, Pass};
 use super::listings::{self, Wanted};
 use super::places::Held;
 use super::report::Why;
@@ -236,10 +236,11 @@ impl Inner {
             known => {
                 // A task that waited here for a read that was refused does not ask again.
                 let read = async {
-                    match pass.held() {
+                    let about = About { status: setting.status, arrived: job.new.stamp.arrived };
+                    match pass.held(about) {
                         Some(held) => Err(held),
                         None => read.await.inspect_err(|error| {
-                            pass.note(error);
+                            pass.note(error, true, Some(about));
                         }),
                     }
                 };

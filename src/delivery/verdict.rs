@@ -22,14 +22,18 @@ pub enum Verdict {
 /// What a refusal is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
-    /// The credential: nothing is sent with it until the Provider or a Secret of it changes. Some
-    /// vendors lock accounts. Where no Secret has it, because it is got for the occasion, as a repository.
+    /// The credential at this host, over all Providers that share it: one try at the times of [`refused`], and
+    /// at once when the Provider or a Secret of it changes. Vendors refuse good tokens now and then, and some
+    /// lock the accounts of those who go on.
     Credential,
+    /// The route to the host, which is a proxy that refuses: at the same times. Another process asks again, as
+    /// it may have another proxy.
+    Route,
     /// What may be done in the repository (its name is filled in by whoever knows it): one try after
     /// 10 minutes, doubling to an hour, because permissions are often mended at the vendor.
     Repository(Arc<str>),
-    /// This job alone, at the same pace.
-    Job,
+    /// The commit of the status: one of its jobs is tried at the times of [`absent`].
+    Commit,
 }
 
 pub use crate::outbox::LONGEST_WAIT;
@@ -51,11 +55,15 @@ pub fn verdict(error: &SendError) -> Verdict {
             // Whoever refuses a token says nothing of the notification, and what it refuses is often mended
             // there: an App that is installed again, a trust that is set up.
             Verdict::Drop | Verdict::Park(_) => repository(),
+            _ if matches!(**error, SendError::NotTheVendor { .. }) => repository(),
             other => other,
         },
         error if error.is_sign_in() => Verdict::Park(Scope::Credential),
-        // A certificate, a page and a redirect are mended by people.
-        SendError::Tls(_) | SendError::NotTheVendor { .. } | SendError::Redirect => repository(),
+        SendError::NewToken => Verdict::Park(Scope::Credential),
+        SendError::NotTheVendor { .. } | SendError::Foreign { .. } => Verdict::Later,
+        SendError::Hopeless { .. } => Verdict::Drop,
+        // A certificate and a redirect are mended by people.
+        SendError::Tls(_) | SendError::Redirect => repository(),
         SendError::AskedToWait => Verdict::Later,
         SendError::Held { pause, told: true, .. } => Verdict::Wait(*pause),
         SendError::Held { because, .. } => verdict(because),
@@ -63,10 +71,15 @@ pub fn verdict(error: &SendError) -> Verdict {
             (501, _) => Verdict::Drop,
             (403 | 408 | 409 | 425 | 429 | 500..=599, Some(wait)) => Verdict::Wait((*wait).min(LONGEST_WAIT)),
             (403 | 429, None) if error.is_unnamed_limit() => Verdict::Wait(UNNAMED_WAIT),
-            (408 | 409 | 425 | 500..=599, _) => Verdict::Later,
-            (401 | 407, _) => Verdict::Park(Scope::Credential),
-            (404, _) if is_about_commit(body) => Verdict::Park(Scope::Job),
-            (403 | 404, _) => repository(),
+            // 421 is of a connection that leads to another server.
+            (408 | 409 | 421 | 425 | 500..=599, _) => Verdict::Later,
+            (401, _) => Verdict::Park(Scope::Credential),
+            (407, _) => Verdict::Park(Scope::Route),
+            (404, _) if is_about_commit(body) => Verdict::Park(Scope::Commit),
+            (422, _) if body.contains("No commit found") => Verdict::Park(Scope::Commit),
+            (403, _) if says_no_more_than_forbidden(body) => Verdict::Park(Scope::Commit),
+            (405, _) if error.is_moved() => repository(),
+            (403 | 404 | 410, _) => repository(),
             _ => Verdict::Drop,
         },
     }
@@ -84,6 +97,14 @@ fn is_about_commit(body: &str) -> bool {
         }
         Err(_) => speaks_of_commit(body),
     }
+}
+
+/// Whether a 403 does not say what it is about. GitLab's does not: to a token of a Developer it refuses the
+/// statuses of protected branches alone, in the words that it has for a whole project
+/// (jenkinsci/gitlab-plugin#1045, jenkinsci/gitlab-plugin#602).
+fn says_no_more_than_forbidden(body: &str) -> bool {
+    let answer = serde_json::from_str::<serde_json::Value>(body).unwrap_or_default();
+    answer["message"].as_str().is_some_and(|message| message.trim_end() == "403 Forbidden")
 }
 
 fn speaks_of_commit(text: &str) -> bool {
@@ -112,7 +133,11 @@ pub const LASTING: u32 = 20;
 /// take turns, and the first that works wakes the others. An outage makes no pause long: not while the host
 /// fails, not before it has worked for twice as long as the pause, and not where a gateway answers or nobody does.
 pub fn later(error: &SendError, attempts: u32, well: Option<Duration>, turn: impl FnOnce() -> Duration) -> Duration {
-    let answers = matches!(error, SendError::Status { status, .. } if !matches!(status.as_u16(), 502..=504));
+    let answers = match error {
+        SendError::Status { status, .. } => !matches!(status.as_u16(), 502..=504),
+        SendError::Foreign { .. } | SendError::NotTheVendor { .. } => true,
+        _ => false,
+    };
     match well {
         Some(well) if answers && attempts >= LASTING => turn().min(LONGEST_BACKOFF.max(well / 2)),
         _ => backoff(tries_that_count(attempts, well.is_none())),
@@ -128,6 +153,34 @@ fn tries_that_count(attempts: u32, host_fails: bool) -> u32 {
         few if few < UNLUCKY && !host_fails => few.min(2),
         many if !host_fails => many - UNLUCKY + 3,
         attempts => attempts,
+    }
+}
+
+/// The pause of a credential or a route that was refused so often in a row before. Vendors answer 401 to good
+/// tokens now and then (octokit/octokit.net#2786, taskcluster/taskcluster#2731, SFDO-Tooling/CumulusCI#1164), so
+/// the first is tried again at once; after the second, as seldom as what is parked.
+pub fn refused(times: u32) -> Duration {
+    match times.checked_sub(1) {
+        None => Duration::from_secs(2),
+        Some(times) => parked(times),
+    }
+}
+
+/// The pause of a credential whose newest token was refused so often in a row: 1, 2, 4 s, until it is new no more.
+pub fn new_token(times: u32) -> Duration {
+    doubling(Duration::from_secs(1), Duration::from_secs(4), times)
+}
+
+/// Tries of a young commit within half a minute.
+pub const QUICK: u32 = 5;
+
+/// The pause of a commit that was refused so often in a row before: while it is young 1, 2, 4, 8 and 15 s, as a
+/// vendor's replicas learn of a push one after the other (jenkinsci/bitbucket-branch-source-plugin#1016,
+/// dpb587/github-status-resource#3, buildbot/buildbot#5818); from [`QUICK`] on as what is parked.
+pub fn absent(times: u32) -> Duration {
+    match times.checked_sub(QUICK) {
+        None => doubling(Duration::from_secs(1), Duration::from_secs(15), times),
+        Some(times) => parked(times),
     }
 }
 
@@ -162,7 +215,12 @@ mod tests {
             (SendError::Broken, Verdict::Later),
             (SendError::Tls("x".into()), repository()),
             (SendError::Redirect, repository()),
-            (SendError::NotTheVendor { what: "x" }, repository()),
+            (SendError::NotTheVendor { what: "x" }, Verdict::Later),
+            (token(SendError::NotTheVendor { what: "x" }), repository()),
+            (SendError::Foreign { status: StatusCode::NOT_FOUND, body: String::new() }, Verdict::Later),
+            (token(SendError::Foreign { status: StatusCode::NOT_FOUND, body: String::new() }), Verdict::Later),
+            (SendError::NewToken, Verdict::Park(Scope::Credential)),
+            (status(421, None), Verdict::Later),
             (status(400, None), Verdict::Drop),
             (status(401, None), Verdict::Park(Scope::Credential)),
             (status(401, Some(5)), Verdict::Park(Scope::Credential)),
@@ -170,10 +228,10 @@ mod tests {
             (status(403, Some(60)), wait(60)),
             (status(403, Some(999_999)), Verdict::Wait(LONGEST_WAIT)),
             (status(404, None), repository()),
-            (status(407, None), Verdict::Park(Scope::Credential)),
+            (status(407, None), Verdict::Park(Scope::Route)),
             (status(408, None), Verdict::Later),
             (status(409, None), Verdict::Later),
-            (status(410, None), Verdict::Drop),
+            (status(410, None), repository()),
             (status(422, None), Verdict::Drop),
             (status(425, None), Verdict::Later),
             (status(429, None), wait(60)),
@@ -247,7 +305,7 @@ mod tests {
             (
                 "Bitbucket Cloud: a commit that is not there",
                 status(404, None, r#"{"type":"error","error":{"message":"Commit not found"}}"#),
-                Verdict::Park(Scope::Job),
+                Verdict::Park(Scope::Commit),
             ),
             (
                 "Bitbucket Data Center: a commit that is not there",
@@ -256,7 +314,7 @@ mod tests {
                     None,
                     r#"{"errors":[{"context":null,"message":"Commit '1' does not exist in repository 'acme'."}]}"#,
                 ),
-                Verdict::Park(Scope::Job),
+                Verdict::Park(Scope::Commit),
             ),
             (
                 "Bitbucket Data Center: a repository whose name has the word",
@@ -267,7 +325,7 @@ mod tests {
                 ),
                 repository(),
             ),
-            ("whoever answers in words", status(404, None, "The commit was not found"), Verdict::Park(Scope::Job)),
+            ("whoever answers in words", status(404, None, "The commit was not found"), Verdict::Park(Scope::Commit)),
             (
                 "an answer that was cut",
                 status(
@@ -280,7 +338,22 @@ mod tests {
             (
                 "kubernetes/test-infra#21987: a commit that is not there",
                 status(422, None, r#"{"message": "No commit found for SHA: 1"}"#),
-                Verdict::Drop,
+                Verdict::Park(Scope::Commit),
+            ),
+            (
+                "jenkinsci/gitlab-plugin#1045: a protected branch, or a project",
+                status(403, None, r#"{"message": "403 Forbidden"}"#),
+                Verdict::Park(Scope::Commit),
+            ),
+            (
+                "VirtusLab/git-machete#1212: a project that has another path",
+                status(405, None, r#"{"message": "Non GET methods are not allowed for moved projects"}"#),
+                repository(),
+            ),
+            (
+                "GitLab lib/api/api_guard.rb: a token without the scope",
+                status(403, None, r#"{"error": "insufficient_scope", "scope": "api"}"#),
+                repository(),
             ),
             (
                 "palantir/policy-bot#470: 1,000 statuses",
@@ -295,7 +368,7 @@ mod tests {
             (
                 "the same: the commit is on no branch",
                 status(404, None, r#"{"message": "404 References for commit Not Found"}"#),
-                Verdict::Park(Scope::Job),
+                Verdict::Park(Scope::Commit),
             ),
             (
                 "GitLab lib/api/helpers.rb: the project may not be seen",

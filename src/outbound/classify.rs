@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 /// Why a request did not work. Its text names a class and a code; a remote's own words are only in
 /// `body`, for the log.
@@ -48,6 +49,24 @@ pub enum SendError {
         /// What it did.
         what: &'static str,
     },
+    /// A refusal in no language of the vendor's API: of a balancer, a firewall, a maintenance page. It says
+    /// nothing of what was asked.
+    #[error("answered {status} with something that is not of its API: a gateway or a maintenance page answers")]
+    Foreign {
+        /// The status.
+        status: StatusCode,
+        /// The start of the body, for the log.
+        body: String,
+    },
+    /// A token that was issued a moment ago was refused: it may not have reached all of the vendor's replicas yet.
+    #[error("a new token is not accepted yet")]
+    NewToken,
+    /// Nothing was sent: the vendor refused the same before, for good.
+    #[error("{because}, as before")]
+    Hopeless {
+        /// The refusal.
+        because: Box<SendError>,
+    },
     /// A good answer that asked to be left alone, or used up the vendor's limit.
     #[error("nothing is left of the vendor's limit for now")]
     AskedToWait,
@@ -90,10 +109,11 @@ impl SendError {
             SendError::NoRoom => "no_room",
             SendError::Redirect => "redirect",
             SendError::Status { .. } => "status",
-            SendError::NotTheVendor { .. } => "not_the_vendor",
+            SendError::NotTheVendor { .. } | SendError::Foreign { .. } => "not_the_vendor",
+            SendError::NewToken => "new_token",
             SendError::TooLarge => "too_large",
             SendError::AskedToWait => "asked_to_wait",
-            SendError::Held { because, .. } => because.label(),
+            SendError::Held { because, .. } | SendError::Hopeless { because } => because.label(),
             SendError::Token { .. } => "token",
             SendError::NoCredential(_) => "no_credential",
         }
@@ -102,9 +122,9 @@ impl SendError {
     /// The start of what the vendor said, for the log.
     pub fn body(&self) -> &str {
         match self {
-            SendError::Status { body, .. } => body,
+            SendError::Status { body, .. } | SendError::Foreign { body, .. } => body,
             SendError::Token { error, .. } => error.body(),
-            SendError::Held { because, .. } => because.body(),
+            SendError::Held { because, .. } | SendError::Hopeless { because } => because.body(),
             _ => "",
         }
     }
@@ -143,6 +163,36 @@ impl SendError {
             && (said("secondary rate limit") || said("abuse detection"))
     }
 
+    /// The same with no more than so many bytes of what the vendor said, for what is remembered.
+    #[must_use]
+    pub fn cut(mut self, bytes: usize) -> Self {
+        if let SendError::Status { body, .. } | SendError::Foreign { body, .. } = &mut self {
+            body.truncate(body.floor_char_boundary(bytes));
+            body.shrink_to_fit();
+        }
+        self
+    }
+
+    /// Whether a status of this name can never be written again: GitHub keeps 1,000 of a name and commit
+    /// (palantir/policy-bot#470), GitLab does not let two things have one name.
+    pub fn is_final(&self) -> bool {
+        let said = |words| self.body().contains(words);
+        matches!(self, SendError::Status { status, .. } if matches!(status.as_u16(), 400 | 409 | 422))
+            && (said("maximum number of statuses") || said("already been taken"))
+    }
+
+    /// Whether it is the answer 403.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, SendError::Status { status, .. } if *status == StatusCode::FORBIDDEN)
+    }
+
+    /// GitLab refuses every write to a project that has another path now (VirtusLab/git-machete#1212,
+    /// gitlabform/gitlabform#745); reads it redirects.
+    pub fn is_moved(&self) -> bool {
+        matches!(self, SendError::Status { status, body, .. }
+            if *status == StatusCode::METHOD_NOT_ALLOWED && body.contains("moved projects"))
+    }
+
     /// A limit that names no time: Bitbucket Cloud's and GitLab's bare 429, GitHub's secondary limit.
     pub fn is_unnamed_limit(&self) -> bool {
         match self {
@@ -153,6 +203,25 @@ impl SendError {
             _ => false,
         }
     }
+}
+
+/// Whether an answer outside 2xx is not the vendor's. Every Git host answers JSON where it refuses
+/// (`is_api`), but for limits and sign-in, which count by their status. A hook may answer as it likes; a page
+/// tells no more than that the request did not reach it, where it would be given up.
+pub(super) fn is_foreign(error: &SendError, headers: &HeaderMap, is_api: bool) -> bool {
+    let SendError::Status { status, retry_after: None, body } = error else { return false };
+    let code = status.as_u16();
+    if !(status.is_client_error() || code == 501) || matches!(code, 401 | 407 | 408 | 425 | 429) {
+        return false;
+    }
+    let html = |value: &HeaderValue| value.as_bytes().to_ascii_lowercase().starts_with(b"text/html");
+    let text = body.trim_start();
+    let page = headers.get(CONTENT_TYPE).is_some_and(html) || text.starts_with('<');
+    if !is_api {
+        return page && !matches!(code, 403 | 404 | 409);
+    }
+    let empty_as_usual = text.is_empty() && matches!(code, 403 | 404 | 409 | 422);
+    (page || !text.starts_with(['{', '['])) && !empty_as_usual && !error.is_unnamed_limit()
 }
 
 impl From<reqwest::Error> for SendError {
@@ -316,6 +385,46 @@ fn reset(text: &str, now: impl Fn() -> jiff::Timestamp) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What stands between Herald and a vendor, in its own words.
+    #[test]
+    fn who_speaks_another_language_than_the_vendor() {
+        let nginx = "<html>\r\n<head><title>405 Not Allowed</title></head>";
+        for (source, status, kind, body, [at_an_api, at_a_hook]) in [
+            ("nginx: a page for POST", 405, "text/html", nginx, [true, true]),
+            ("nginx: error_page with another type", 405, "text/plain", nginx, [true, true]),
+            ("nginx: 400, 413, 421", 421, "text/html", nginx, [true, true]),
+            ("a method that Squid does not know", 501, "text/html", nginx, [true, true]),
+            (
+                "ingress-nginx without a backend",
+                404,
+                "text/plain; charset=utf-8",
+                "default backend - 404",
+                [true, false],
+            ),
+            ("Traefik, Go's net/http", 404, "text/plain; charset=utf-8", "404 page not found", [true, false]),
+            ("an application firewall", 403, "text/html; charset=UTF-8", "<!DOCTYPE html>", [true, false]),
+            ("a balancer", 400, "text/plain", "Bad Request", [true, false]),
+            ("Envoy", 405, "", "", [true, false]),
+            ("a service that is switched off", 410, "text/html", "<h1>Gone", [true, true]),
+            ("nothing at all says nothing", 404, "", "", [false, false]),
+            ("the same", 403, "", "", [false, false]),
+            ("a sign-in is one in every language", 401, "text/html", nginx, [false, false]),
+            ("a proxy's is its own", 407, "text/html", nginx, [false, false]),
+            ("GitLab issue 365728: a limit", 429, "text/plain", "Retry later", [false, false]),
+            ("GitHub: a limit", 403, "text/html", "exceeded a secondary rate limit", [false, false]),
+            ("passes as it is", 502, "text/html", nginx, [false, false]),
+            ("Gitea", 405, "application/json", r#"{"message":""}"#, [false, false]),
+            ("any API", 400, "application/json; charset=utf-8", r#"{"errors":[]}"#, [false, false]),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            let status = StatusCode::from_u16(status).expect("valid");
+            let error = SendError::Status { status, retry_after: None, body: body.to_owned() };
+            let found = [true, false].map(|is_api| is_foreign(&error, &headers, is_api));
+            assert_eq!(found, [at_an_api, at_a_hook], "{source}: {status}");
+        }
+    }
 
     #[test]
     fn retry_after_in_both_forms() {

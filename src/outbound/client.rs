@@ -263,6 +263,11 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// New requests go out on new connections: this one leads to another server (421, RFC 9110 15.5.20).
+    pub fn leave_connections(&self) {
+        self.connections.silent.store(true, Ordering::Relaxed);
+    }
+
     /// The status.
     pub fn status(&self) -> StatusCode {
         self.answer.status()

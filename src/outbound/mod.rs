@@ -131,6 +131,9 @@ impl Request {
     }
 }
 
+/// How a maintenance page or a sign-in shows where an API was asked.
+const PAGE: &str = "answered with a page instead of JSON";
+
 /// How Azure DevOps refuses a token.
 const SIGN_IN_PAGE: SendError = SendError::NotTheVendor { what: SIGN_IN };
 const SIGN_IN: &str = "answered 203, which is a sign-in page";
@@ -173,7 +176,7 @@ impl Sent {
         }
         serde_json::from_slice(&self.body).map_err(|_| SendError::NotTheVendor {
             what: if self.body.trim_ascii_start().starts_with(b"<") {
-                "answered with a page instead of JSON"
+                PAGE
             } else {
                 "answered with something that is not the JSON its API documents"
             },

@@ -11,11 +11,11 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::auth::{Credentials, Identity};
+use super::auth::{Credentials, Identity, Refused};
 use super::client::Answer;
 use super::{
     AGENT, AnswerRoom, Client, Gate, IGNORED_TIMEOUT, Leave, Left, MAX_ANSWER, MAX_ERROR_BODY, MAX_IGNORED,
-    MAX_REDIRECTS, Masks, Open, Request, SendError, Sent, asked_pause,
+    MAX_REDIRECTS, Masks, Open, PAGE, Request, SendError, Sent, asked_pause, classify,
 };
 use crate::clock::Clock;
 use crate::secret::Secret;
@@ -42,6 +42,8 @@ pub struct Target {
     /// What must not be read in an answer: every value of the Provider's Secrets, and what was made
     /// of them.
     pub masks: Masks,
+    /// It is an API that answers JSON, also where it refuses: whatever is not, is not the vendor's.
+    pub is_api: bool,
     /// One try may take this long.
     pub timeout: Duration,
     /// The pooled client.
@@ -70,6 +72,7 @@ impl Target {
             headers: HeaderMap::new(),
             gate: Arc::new(Open),
             masks: Masks::default(),
+            is_api: true,
             timeout,
             client,
             tenant: "".into(),
@@ -89,8 +92,9 @@ impl Target {
     }
 
     /// Carries out one request, with a credential when the Target has to get one first. When that is
-    /// refused, one more is got and tried: it may have been withdrawn before its time. A vendor that
-    /// refuses a credential has done nothing, so that is safe for a write too.
+    /// refused, one more is got and tried: it may have been withdrawn before its time. One that was issued a
+    /// moment ago is tried later, and so is what was issued in place of a refused one. A vendor that refuses a
+    /// credential has done nothing, so that is safe for a write too.
     ///
     /// To get a credential takes seconds and requests of its own, so the gate is asked before that and
     /// again before each request that goes out with it: a wait may have begun meanwhile.
@@ -98,16 +102,21 @@ impl Target {
         let Some(credentials) = &self.credentials else { return self.pass(request).await };
         let authorization = self.credential(&**credentials).await?;
         let sent = self.pass(request.clone().authorization(&authorization)).await;
-        let refused = match &sent {
-            Ok(sent) => sent.status == StatusCode::NON_AUTHORITATIVE_INFORMATION,
-            Err(error) => matches!(error, SendError::Status { status: StatusCode::UNAUTHORIZED, .. }),
-        };
-        if !refused {
+        if !was_refused(&sent) {
             return sent;
         }
-        credentials.refused(&authorization);
-        let authorization = self.credential(&**credentials).await?;
-        self.pass(request.authorization(&authorization)).await
+        match credentials.refused(&authorization) {
+            Refused::New => Err(SendError::NewToken),
+            Refused::Again => sent,
+            Refused::First => {
+                let authorization = self.credential(&**credentials).await?;
+                let sent = self.pass(request.authorization(&authorization)).await;
+                match was_refused(&sent).then(|| credentials.refused(&authorization)) {
+                    Some(Refused::New) => Err(SendError::NewToken),
+                    _ => sent,
+                }
+            }
+        }
     }
 
     /// Gets a credential, unless nothing may be sent with it.
@@ -148,6 +157,10 @@ impl Target {
                 if moved && sent.is_page() {
                     return Err(SendError::NotTheVendor { what: "a redirect led to a page, as one to sign in does" });
                 }
+                if self.is_api && status == StatusCode::OK && sent.is_page() {
+                    // Told here, so that the host counts as failing.
+                    return Err(SendError::NotTheVendor { what: PAGE });
+                }
                 return Ok(sent);
             }
             if status == StatusCode::SEE_OTHER {
@@ -158,6 +171,9 @@ impl Target {
                 url = Cow::Owned(within_host(&url, answer.headers()).ok_or(SendError::Redirect)?);
                 moved |= matches!(status.as_u16(), 301 | 302);
                 continue;
+            }
+            if status == StatusCode::MISDIRECTED_REQUEST {
+                answer.leave_connections();
             }
             return Err(self.refusal(&request.headers, &mut answer).await);
         }
@@ -195,7 +211,11 @@ impl Target {
         let retry_after = asked_pause(status, answer.headers(), &body, self.clock.wall());
         let mut body = self.masked(&body, sent);
         body.truncate(body.floor_char_boundary(MAX_ERROR_BODY));
-        SendError::Status { status, retry_after, body }
+        let error = SendError::Status { status, retry_after, body };
+        match classify::is_foreign(&error, answer.headers(), self.is_api) {
+            true => SendError::Foreign { status, body: error.body().to_owned() },
+            false => error,
+        }
     }
 
     /// The start of `text` with every credential of this Target replaced, and what `sent` made of it: some
@@ -211,6 +231,14 @@ impl Target {
             [Some(text), bare, bytes].into_iter().flatten()
         });
         self.masks.apply(text.trim(), MAX_ERROR_BODY, headers)
+    }
+}
+
+/// Whether the credential was refused: by 401, or as Azure DevOps does it.
+fn was_refused(sent: &Result<Sent, SendError>) -> bool {
+    match sent {
+        Ok(sent) => sent.status == StatusCode::NON_AUTHORITATIVE_INFORMATION,
+        Err(error) => matches!(error, SendError::Status { status: StatusCode::UNAUTHORIZED, .. }),
     }
 }
 

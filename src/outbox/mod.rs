@@ -155,8 +155,10 @@ pub struct Standing {
 pub struct Refusal {
     /// The HTTP status that said so.
     pub status: u16,
-    /// When it is tried again; not before a change when there is none.
-    pub until: Option<Instant>,
+    /// When it is tried again.
+    pub until: Instant,
+    /// How often it was refused in a row.
+    pub times: u32,
 }
 
 /// Which job of a Provider is claimed.

@@ -21,7 +21,7 @@ const APPLICATION_ID: i32 = 0x4872_6C64;
 
 /// The steps from one version of the tables to the next; the file's `user_version` says how many
 /// were taken.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "
     CREATE TABLE jobs (
         id       INTEGER PRIMARY KEY,  -- rises in the order of acceptance
@@ -74,6 +74,11 @@ const MIGRATIONS: [&str; 3] = [
         until      INTEGER,            -- when it is tried again; NULL: not before a change
         at         INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
+",
+    "
+    -- How often the credential was refused in a row. What was never to be tried again is tried now.
+    ALTER TABLE standing ADD COLUMN times INTEGER NOT NULL DEFAULT 1;
+    UPDATE standing SET until = at WHERE refused IS NOT NULL AND until IS NULL;
 ",
 ];
 
@@ -314,14 +319,16 @@ impl Store {
 
     /// What vendors told credentials that still stands.
     pub fn kept(&self, times: &Times) -> rusqlite::Result<Vec<Standing>> {
-        let sql = "SELECT credential, wait, refused, until FROM standing ORDER BY at DESC LIMIT ?1";
+        let sql = "SELECT credential, wait, refused, until, times FROM standing ORDER BY at DESC LIMIT ?1";
         let mut statement = self.connection.prepare(sql)?;
         let ahead = |wall: &i64| *wall > times.wall();
         let within = |wall| times.within(wall, LONGEST_WAIT);
         let rows = statement.query_map([MOST_KEPT], |row| {
             let (wait, until): (Option<i64>, Option<i64>) = (row.get(1)?, row.get(3)?);
-            let refused = row.get::<_, Option<u16>>(2)?.filter(|_| until.as_ref().is_none_or(ahead));
-            let refusal = refused.map(|status| Refusal { status, until: until.map(within) });
+            // That a proxy refused, which earlier versions kept, says nothing of a credential.
+            let refused = row.get::<_, Option<u16>>(2)?.filter(|status| *status != 407).zip(until);
+            let times = row.get(4)?;
+            let refusal = refused.map(|(status, until)| Refusal { status, until: within(until), times });
             Ok(Standing { credential: row.get(0)?, wait: wait.filter(ahead).map(within), refusal })
         })?;
         let stands = |row: &rusqlite::Result<Standing>| {
@@ -338,7 +345,7 @@ impl Store {
         self.connection.execute(&sql, [said_before])?;
         self.connection.execute("DELETE FROM messages WHERE at < ?1", [messages_before])?;
         let sql = "DELETE FROM standing WHERE at < ?2
-            OR coalesce(wait, 0) < ?1 AND (refused IS NULL OR coalesce(until, ?1) < ?1)";
+            OR coalesce(wait, 0) < ?1 AND refused IS NULL";
         self.connection.execute(sql, [times.wall(), times.before(REFUSALS_KEPT)])?;
         Ok(())
     }
@@ -445,10 +452,12 @@ impl Writes<'_> {
             let mut statement = self.0.prepare_cached("DELETE FROM standing WHERE credential = ?1")?;
             return statement.execute([credential]).map(drop);
         }
-        let sql = "INSERT OR REPLACE INTO standing (credential, wait, refused, until, at) VALUES (?1, ?2, ?3, ?4, ?5)";
+        let sql = "INSERT OR REPLACE INTO standing (credential, wait, refused, until, times, at)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
         let wall = |at: Instant| times.wall_of(at);
-        let (status, until) = (refusal.map(|refusal| refusal.status), refusal.and_then(|refusal| refusal.until));
-        let values = params![credential, wait.map(wall), status, until.map(wall), times.wall()];
+        let (status, until) = refusal.map(|refusal| (refusal.status, wall(refusal.until))).unzip();
+        let count = refusal.map_or(0, |refusal| refusal.times);
+        let values = params![credential, wait.map(wall), status, until, count, times.wall()];
         self.0.prepare_cached(sql)?.execute(values).map(drop)
     }
 

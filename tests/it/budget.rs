@@ -148,6 +148,17 @@ async fn parked(herald: &Herald, expected: usize) {
     .await;
 }
 
+/// The same, and none is due within a minute.
+async fn left_alone(herald: &Herald, expected: usize) {
+    wait::until_ok(DEADLINE, "jobs to be left alone", || async {
+        let outbox = &herald.app.outbox;
+        let (counts, soon) = (outbox.counts(), SystemClock.now() + Duration::from_secs(60));
+        let quiet = counts.held == expected && counts.claimed == 0 && outbox.due_by(soon).is_empty();
+        if quiet { Ok(()) } else { Err(format!("{counts:?} of {expected}")) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_wait_outlives_the_provider_that_was_told() {
     let forge = forge().await;
@@ -202,23 +213,23 @@ async fn a_refused_credential_is_not_sent_by_another_process() {
     for number in 0..jobs {
         assert_eq!(first.post(&kustomization_event("one", &sha(number))).await, 202);
     }
-    parked(&first, jobs as usize).await;
+    left_alone(&first, jobs as usize).await;
     first.stop().await;
 
     let refused = forge.requests().len();
     let second = herald(&forge, &folder, &[&outbox]).await;
-    parked(&second, jobs as usize).await;
+    left_alone(&second, jobs as usize).await;
     assert_eq!(forge.requests().len(), refused, "it is known to be refused");
     // Whatever changes of the Provider may have mended it: one more try, and what comes of that is kept too.
     let [provider, _] = at(&forge, "one", "token");
     folder.write(&provider.spec("timeout", "9s"));
     assert!(forge.until(DEADLINE, |forge| forge.requests().len() > refused).await);
-    parked(&second, jobs as usize).await;
+    left_alone(&second, jobs as usize).await;
     second.stop().await;
 
     let refused = forge.requests().len();
     let third = herald(&forge, &folder, &[&outbox]).await;
-    parked(&third, jobs as usize).await;
+    left_alone(&third, jobs as usize).await;
     assert_eq!(forge.requests().len(), refused, "it was refused again");
     folder.write(&secret("token", "token", "a-better-token"));
     third.idle().await;

@@ -6,12 +6,14 @@ use std::process::Command;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use herald::clock::{Clock, SystemClock};
 use herald::ops::metrics::Outcome;
 use herald::view::View;
 
 use crate::logs::Logs;
 use crate::scene::{Scene, TOKEN, forge, git, token};
 use crate::support::app::DEADLINE;
+use crate::support::clock::Ahead;
 use crate::support::flux::{FluxEvent, Folder, Manifest, alert, kustomization_event, provider, secret, sha};
 use crate::support::forge::{App, AppKey, Application, Fault, Forge, Received};
 use crate::support::wait;
@@ -19,6 +21,9 @@ use crate::support::wait;
 static KEY: LazyLock<Arc<AppKey>> = LazyLock::new(AppKey::new);
 
 const MINT: &str = "/access_tokens";
+
+/// Issuers refuse in JSON.
+const REFUSAL: &str = r#"{"message": "no"}"#;
 
 fn app() -> App {
     let key = KEY.clone();
@@ -45,6 +50,19 @@ async fn scene_with(forge: Forge, secret: Manifest, flags: &[&str]) -> Scene {
 async fn scene() -> Scene {
     scene_with(host().await, keys(), &[]).await
 }
+
+/// A scene whose token was used, and is no longer new.
+async fn scene_with_a_token(forge: Forge, keys: Manifest) -> (Scene, Arc<Ahead>) {
+    let clock = Arc::new(Ahead::default());
+    let git = git("github", &forge);
+    let scene = Scene::by(clock.clone(), forge, [git, keys, alert("all", "git")]).await;
+    scene.tell([event(0)]).await;
+    clock.turn_seconds(NEW);
+    (scene, clock)
+}
+
+/// A token is new for less than so many seconds.
+const NEW: u64 = 11;
 
 fn event(number: u64) -> FluxEvent {
     kustomization_event("web", &sha(number))
@@ -83,8 +101,7 @@ async fn an_installation_is_found_by_its_owner_once() {
         let by_owner = secret("token", "githubAppID", "42")
             .key("githubAppInstallationOwner", "acme")
             .key("githubAppPrivateKey", &KEY.pkcs1());
-        let scene = scene_with(forge, by_owner, &[]).await;
-        scene.tell([event(1)]).await;
+        let (scene, _clock) = scene_with_a_token(forge, by_owner).await;
         scene.forge.withdraw();
         scene.tell([event(2)]).await;
         let found: Vec<_> = to(&scene.forge, "/installation").into_iter().map(|request| request.uri).collect();
@@ -183,7 +200,7 @@ async fn the_cache_of_tokens_is_counted_under_the_names_flux_uses() {
     // There is room for one.
     scene.tell([kustomization_event("other", &sha(2))]).await;
     assert_eq!(seen().await, [1, 1, 1, 1, 4, 0, 1, 1].map(Some));
-    scene.forge.fail(Fault::answer(403).path(MINT));
+    scene.forge.fail(Fault::answer(403).body(REFUSAL).path(MINT));
     scene.post(&event(3)).await;
     scene.quiet().await;
     assert_eq!(seen().await, [1, 2, 1, 1, 4, 1, 1, 1].map(Some));
@@ -200,31 +217,56 @@ async fn the_cache_of_tokens_is_counted_under_the_names_flux_uses() {
 
 #[tokio::test]
 async fn a_token_withdrawn_before_its_time_is_got_anew_once() {
-    let scene = scene().await;
-    scene.tell([event(1)]).await;
+    let (scene, _clock) = scene_with_a_token(host().await, keys()).await;
     scene.forge.withdraw();
     scene.tell([event(2)]).await;
     assert_eq!(scene.ended(Outcome::Delivered), 2);
     assert_eq!(scene.forge.minted().len(), 2);
     scene.end(3, 4).await;
+}
 
-    let scene = scene_with(host().await, keys(), &[]).await;
-    let logs = Logs::collect();
-    scene.forge.fail(Fault::answer(401).path("/repos/").times(99));
+#[tokio::test]
+async fn an_app_whose_tokens_are_refused_is_left_alone_and_tried_again() {
+    let (scene, clock) = scene_with_a_token(host().await, keys()).await;
+    scene.forge.fail(Fault::answer(401).path("/repos/").every(1));
+    let before = scene.forge.requests().len();
     scene.post(&event(1)).await;
-    scene.post(&event(2)).await;
+    // The token of before; another one, which is new, and again when it is not; so it goes with the next one.
+    for (requests, seconds) in [(3, NEW), (6, NEW), (7, 0)] {
+        scene.requests(before + requests).await;
+        clock.turn_seconds(seconds);
+    }
     scene.quiet().await;
-    assert_eq!(scene.herald.app.outbox.counts().held, 2, "it is parked");
-    assert!(logs.count(&["answered 401", "will try again"]) > 0);
-    waits_for_a_canary(&scene);
-    // Each of the two may have been under way before the first was refused.
-    let (reads, minted) = (scene.forge.reads(), scene.forge.minted().len());
-    assert!((2..=4).contains(&reads) && (2..=3).contains(&minted), "{reads} reads, {minted} tokens");
+    let due = scene.herald.app.outbox.next_due().expect("it waits for a time");
+    let pause = due.saturating_duration_since(clock.now());
+    assert!((Duration::from_secs(580)..=Duration::from_secs(600)).contains(&pause), "{pause:?}");
+    assert_eq!((scene.forge.requests().len(), scene.forge.minted().len()), (before + 7, 3));
     scene.forge.recover();
     scene.change("git", |folder| drop(folder.write(&git("github", &scene.forge).spec("timeout", "14s")))).await;
     scene.herald.idle().await;
     assert_eq!(scene.ended(Outcome::Delivered), 2);
     scene.herald.stop().await;
+}
+
+/// octokit/auth-app.js#65: a new token is refused until all replicas know it.
+#[tokio::test]
+async fn a_new_token_that_is_refused_is_tried_again_with_itself() {
+    let scene = scene().await;
+    let logs = Logs::collect();
+    scene.forge.fail(Fault::answer(401).body(r#"{"message": "Bad credentials"}"#).path("/repos/").times(2));
+    for number in 1..=5 {
+        scene.post(&event(number)).await;
+    }
+    scene.herald.idle().await;
+    assert_eq!((scene.ended(Outcome::Delivered), scene.forge.minted().len()), (5, 1));
+    assert_eq!(logs.count(&["Healthy", "Unauthorized"]), 0, "it passes");
+    scene.herald.stop().await;
+
+    let (scene, _kubelet) = azure(|provider| provider, &[]).await;
+    scene.forge.fail(Fault::answer(203).body("<html>sign in</html>").path("/org/").times(2));
+    scene.tell([event(1)]).await;
+    assert_eq!((scene.ended(Outcome::Delivered), to(&scene.forge, EXCHANGE).len()), (1, 1));
+    scene.end(3, 2).await;
 }
 
 /// What is sent during the wait of three seconds that begins so late after event 2 is first asked about,
@@ -247,8 +289,7 @@ async fn sent_during_the_wait(scene: Scene, order: [u64; 2], late: Duration) -> 
 
 #[tokio::test]
 async fn a_token_refused_during_a_wait_is_not_got_anew_until_it_ends() {
-    let scene = scene().await;
-    scene.tell([event(0)]).await;
+    let (scene, _clock) = scene_with_a_token(host().await, keys()).await;
     scene.forge.withdraw();
     scene.forge.fail(Fault::delay(Duration::from_secs(1)).path(&sha(1)));
     scene.forge.fail(Fault::answer(429).header("retry-after", "3").path(&sha(2)));
@@ -257,8 +298,7 @@ async fn a_token_refused_during_a_wait_is_not_got_anew_until_it_ends() {
 
 #[tokio::test]
 async fn a_token_got_during_a_wait_is_not_used_until_it_ends() {
-    let scene = scene().await;
-    scene.tell([event(0)]).await;
+    let (scene, _clock) = scene_with_a_token(host().await, keys()).await;
     scene.forge.fail(Fault::answer(401).path(&sha(1)));
     scene.forge.fail(Fault::delay(Duration::from_secs(2)).path(MINT));
     let late = Duration::from_secs(1);
@@ -272,7 +312,7 @@ async fn what_github_says_to_an_app_decides_when_it_asks_again() {
     for code in [400, 401, 403, 404, 422, 501] {
         let logs = Logs::collect();
         let scene = scene().await;
-        scene.forge.fail(Fault::answer(code).path(MINT));
+        scene.forge.fail(Fault::answer(code).body(REFUSAL).path(MINT));
         scene.post(&event(1)).await;
         scene.post(&event(2)).await;
         scene.quiet().await;
@@ -494,6 +534,10 @@ impl Kubelet {
 
 /// A Herald with an identity of its own, and an Azure DevOps that knows it.
 async fn azure(shape: impl FnOnce(Manifest) -> Manifest, flags: &[&str]) -> (Scene, Kubelet) {
+    azure_by(Arc::new(SystemClock), shape, flags).await
+}
+
+async fn azure_by(clock: Arc<dyn Clock>, shape: impl FnOnce(Manifest) -> Manifest, flags: &[&str]) -> (Scene, Kubelet) {
     let forge = forge().await;
     forge.application(application());
     let kubelet = Kubelet(tempfile::tempdir().expect("a folder"));
@@ -506,26 +550,8 @@ async fn azure(shape: impl FnOnce(Manifest) -> Manifest, flags: &[&str]) -> (Sce
     ];
     let flags: Vec<&str> = own.iter().map(String::as_str).chain(flags.iter().copied()).collect();
     let provider = shape(provider("azuredevops", "git", &format!("{}/org/project/_git/fleet", forge.url())));
-    let scene = Scene::with(forge, [provider, token(), alert("all", "git")], &flags).await;
+    let scene = Scene::with_by(clock, forge, [provider, token(), alert("all", "git")], &flags).await;
     (scene, kubelet)
-}
-
-/// What is refused is mended at the vendor, where nobody sees it: there is no Secret to change.
-fn waits_for_a_canary(scene: &Scene) {
-    let due = scene.herald.app.outbox.next_due().expect("it waits for a time");
-    let pause = due.saturating_duration_since(Instant::now());
-    assert!((Duration::from_secs(500)..=Duration::from_secs(600)).contains(&pause), "{pause:?}");
-}
-
-#[tokio::test]
-async fn an_identity_that_azure_devops_does_not_know_yet_is_tried_again() {
-    let (scene, _kubelet) = azure(|provider| provider, &[]).await;
-    scene.forge.fail(Fault::answer(203).body("<html>sign in</html>").path("/org/").every(1));
-    scene.post(&event(1)).await;
-    scene.quiet().await;
-    assert_eq!(scene.herald.app.outbox.counts().held, 1, "it is parked");
-    waits_for_a_canary(&scene);
-    scene.herald.stop().await;
 }
 
 const EXCHANGE: &str = "/oauth2/v2.0/token";
@@ -570,18 +596,19 @@ async fn what_one_namespace_is_refused_holds_no_other_with_the_same_identity() {
     }
     scene.forge.fail(Fault::answer(401).path("/one/").every(1));
     scene.post(&event(1).namespace("one")).await;
-    scene.quiet().await;
-    assert_eq!(scene.herald.app.outbox.counts().held, 1, "it is parked");
+    scene.requests(3).await;
     scene.post(&event(2).namespace("two")).await;
     assert!(scene.forge.until(DEADLINE, |forge| !forge.statuses(&sha(2)).is_empty()).await);
-    assert_eq!(to(&scene.forge, EXCHANGE).len(), 2, "one token for both, and another after the refusal");
+    assert_eq!(to(&scene.forge, EXCHANGE).len(), 1, "one token for both, as it is new");
     scene.herald.stop().await;
 }
 
 #[tokio::test]
 async fn the_file_is_read_anew_for_each_token() {
-    let (scene, kubelet) = azure(|provider| provider, &[]).await;
+    let clock = Arc::new(Ahead::default());
+    let (scene, kubelet) = azure_by(clock.clone(), |provider| provider, &[]).await;
     scene.tell([event(1)]).await;
+    clock.turn_seconds(NEW);
     let new = Application { subject: "system:serviceaccount:flux-system:renamed".into(), ..application() };
     kubelet.keep(&new);
     scene.forge.withdraw();
@@ -599,7 +626,7 @@ async fn the_file_is_read_anew_for_each_token() {
 async fn what_entra_says_decides_when_it_is_asked_again() {
     for code in [400, 401, 403, 404] {
         let (scene, _kubelet) = azure(|provider| provider, &[]).await;
-        scene.forge.fail(Fault::answer(code).path(EXCHANGE));
+        scene.forge.fail(Fault::answer(code).body(REFUSAL).path(EXCHANGE));
         scene.post(&event(1)).await;
         scene.quiet().await;
         assert_eq!(scene.herald.app.outbox.counts().held, 1, "{code}: parked");

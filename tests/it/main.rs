@@ -12,6 +12,7 @@ mod scene;
 mod secrets;
 mod tls;
 mod vendors;
+mod verdicts;
 
 mod budget;
 mod compose;

@@ -809,15 +809,14 @@ fn what_a_credential_was_told_is_remembered_until_it_is_over() {
     let minute = Duration::from_secs(60);
     let (now, at) = (clock.now(), |minutes: u32| Some(clock.now() + minutes * minute));
     let told = |credential: u8, wait, refusal| Standing { credential: [credential; 32], wait, refusal };
-    let refused = |until| Some(Refusal { status: 401, until });
-    let forever = told(3, None, refused(None));
+    let refused = |until: Option<Instant>, times| until.map(|until| Refusal { status: 401, until, times });
     let told_all = [
         told(1, at(1), None),
         told(2, at(1), None),
         told(2, at(2), None),
-        forever.clone(),
-        told(4, at(1), refused(at(2))),
-        told(5, None, refused(None)),
+        told(3, None, refused(at(1), 1)),
+        told(4, at(1), refused(at(2), 3)),
+        told(5, None, refused(at(1), 1)),
         told(5, None, None),
     ];
     told_all.into_iter().for_each(|standing| outbox.keep(standing));
@@ -829,11 +828,14 @@ fn what_a_credential_was_told_is_remembered_until_it_is_over() {
     assert_eq!(outbox.key(), Some(key));
     let mut kept = outbox.kept();
     kept.sort_by_key(|standing| standing.credential);
-    let later = Some(now + 2 * minute);
-    assert_eq!(kept, [told(2, later, None), forever.clone(), told(4, None, refused(later))]);
+    // A refusal stands past its time: the next try tells whether it is over.
+    let (due, later) = (refused(Some(now + minute), 1), Some(now + 2 * minute));
+    assert_eq!(kept, [told(2, later, None), told(3, None, due), told(4, None, refused(later, 3))]);
     drop(outbox);
     clock.turn(minute);
-    assert_eq!(open(&path, &clock).kept(), [forever]);
+    let kept = open(&path, &clock).kept();
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    assert!(kept.iter().all(|standing| standing.wait.is_none() && standing.refusal.is_some()));
 }
 
 #[test]
@@ -863,6 +865,22 @@ fn a_file_of_an_earlier_herald_is_brought_up_to_date() {
         assert_eq!((outbox.kept(), outbox.key()), (vec![standing], key));
         assert!(!PathBuf::from(format!("{}.unusable", path.display())).exists());
     }
+}
+
+#[test]
+fn what_was_refused_for_ever_is_tried_again_and_what_a_proxy_refused_is_forgotten() {
+    let (_dir, clock, path) = place();
+    drop(open(&path, &clock));
+    let other = rusqlite::Connection::open(&path).expect("it opens");
+    let earlier = "ALTER TABLE standing DROP COLUMN times;
+        INSERT INTO standing VALUES (zeroblob(32), NULL, 401, NULL, 1000);
+        INSERT INTO standing VALUES (randomblob(32), NULL, 407, NULL, 1000);
+        PRAGMA user_version = 3;";
+    other.execute_batch(earlier).expect("done");
+    drop(other);
+    let kept = open(&path, &clock).kept();
+    let [Standing { credential: [0, ..], wait: None, refusal: Some(refusal) }] = &kept[..] else { panic!("{kept:?}") };
+    assert!((refusal.status, refusal.times) == (401, 1) && refusal.until <= clock.now());
 }
 
 #[test]

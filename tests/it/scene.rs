@@ -100,8 +100,18 @@ impl Scene {
 
     /// These manifests, and a clock that the test may be ahead of.
     pub async fn by(clock: Arc<dyn Clock>, forge: Forge, manifests: impl IntoIterator<Item = Manifest>) -> Self {
+        Self::with_by(clock, forge, manifests, &[]).await
+    }
+
+    /// The same, and these flags.
+    pub async fn with_by(
+        clock: Arc<dyn Clock>,
+        forge: Forge,
+        manifests: impl IntoIterator<Item = Manifest>,
+        flags: &[&str],
+    ) -> Self {
         let folder = Folder::with(manifests);
-        let herald = herald_by(clock, &forge, &folder, &[]).await;
+        let herald = herald_by(clock, &forge, &folder, flags).await;
         Self { forge, folder, herald }
     }
 

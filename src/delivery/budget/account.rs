@@ -7,12 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::pace::{GITHUB_AT_ONCE, Pace};
 use super::{Freed, NO_ROOM, take};
-use crate::delivery::verdict::{self, Scope, Verdict};
+use crate::delivery::verdict::{self, Scope};
 use crate::outbound::{Left, SendError};
 use crate::outbox::{self, Standing};
-
-/// A job that waits for a change is looked at this often, for its deadline.
-const LOOK: Duration = Duration::from_secs(3600);
 
 /// What is left of a limit counts this long where the vendor does not say when the limit begins anew:
 /// the longest period of those we know (GitHub, Bitbucket Cloud).
@@ -48,11 +45,10 @@ pub(super) struct Account {
 /// What became of a try.
 pub(super) struct Told<'a> {
     pub error: &'a SendError,
+    /// What it is about.
+    pub scope: Scope,
     /// It was a read.
     pub read: bool,
-    /// The credential was got for the occasion: no Secret has it that could be changed, and what is amiss is
-    /// mended at the vendor.
-    pub to_minted: bool,
 }
 
 /// What a job may do at a host with a credential.
@@ -75,10 +71,12 @@ pub(super) struct Wait {
 #[derive(Debug)]
 struct Refusal {
     because: SendError,
-    /// When a canary goes out; never before a change when there is none.
-    until: Option<Instant>,
-    /// How often it was refused.
+    /// When a canary goes out.
+    until: Instant,
+    /// How often it was refused in a row.
     times: u32,
+    /// How often its newest token was, while that was new.
+    new: u32,
     /// One is under way.
     canary: bool,
     /// It was a read that was refused, so one that works is proof enough.
@@ -116,9 +114,9 @@ impl Account {
         if let Some(until) = standing.wait {
             self.wait(until, SendError::AskedToWait);
         }
-        if let Some(outbox::Refusal { status, until }) = standing.refusal {
+        if let Some(outbox::Refusal { status, until, times }) = standing.refusal {
             let (because, holds) = (SendError::of_refusal(status), HashMap::new());
-            let refusal = Refusal { because, until, times: 1, canary: false, read: true, holds };
+            let refusal = Refusal { because, until, times, new: 0, canary: false, read: true, holds };
             self.refusals.insert(Scope::Credential, refusal);
         }
     }
@@ -135,14 +133,13 @@ impl Account {
     /// what it was told to wait for, when that is news.
     pub fn unsaved(&mut self, now: Instant) -> Option<(Standing, Option<SendError>)> {
         let wait = self.wait.as_ref().filter(|wait| wait.until > now);
-        let refusal = self
-            .refusals
-            .get(&Scope::Credential)
-            .and_then(|refusal| Some(outbox::Refusal { status: refusal.because.refusal()?, until: refusal.until }));
-        let stands = |refusal: &outbox::Refusal| refusal.until.is_none_or(|until| until > now);
-        let stand = (wait.map(|wait| wait.until), refusal.filter(stands));
-        // What is over by time is over for all.
-        let saved = (self.saved.0.filter(|until| *until > now), self.saved.1.filter(stands));
+        let refusal = self.refusals.get(&Scope::Credential).and_then(|refusal| {
+            let Refusal { until, times, .. } = *refusal;
+            Some(outbox::Refusal { status: refusal.because.refusal()?, until, times })
+        });
+        let stand = (wait.map(|wait| wait.until), refusal);
+        // A wait that is over by time is over for all. A refusal stands until a request proves it wrong.
+        let saved = (self.saved.0.filter(|until| *until > now), self.saved.1);
         if stand == saved {
             return None;
         }
@@ -232,7 +229,7 @@ impl Account {
             match self.refusals.get(&scope) {
                 None => {}
                 // It will not get far, and is told so.
-                Some(refusal) if refusal.until.is_none_or(|until| until > now) => return Some(Vec::new()),
+                Some(refusal) if refusal.until > now => return Some(Vec::new()),
                 Some(refusal) if refusal.canary => return None,
                 Some(_) => due.push(scope),
             }
@@ -250,7 +247,7 @@ impl Account {
         for scope in &leave.tries {
             let Some(refusal) = self.refusals.get_mut(scope) else { continue };
             refusal.canary = false;
-            if refusal.until.is_some_and(|until| until <= now) {
+            if refusal.until <= now {
                 // Once: whoever is put off again says so again.
                 freed.wake.extend(refusal.holds.drain().map(|(provider, _)| provider));
             }
@@ -270,11 +267,10 @@ impl Account {
         for scope in scopes(whose.repository) {
             let Some(refusal) = self.refusals.get_mut(&scope) else { continue };
             let pause = match refusal.until {
-                None => LOOK,
-                Some(until) if until > now => until - now,
-                Some(_) if leave.is_some_and(|leave| leave.tries.contains(&scope)) => continue,
+                until if until > now => until - now,
+                _ if leave.is_some_and(|leave| leave.tries.contains(&scope)) => continue,
                 // It came due a moment ago: the next that is let through tries it.
-                Some(_) => NO_ROOM,
+                _ => NO_ROOM,
             };
             refusal.holds.entry(whose.provider.clone()).or_insert(whose.version);
             return Err(SendError::Held { pause, told: false, because: Box::new(refusal.because.clone()) });
@@ -285,7 +281,7 @@ impl Account {
     /// See [`super::Pass::held`].
     pub fn held(&self, repository: &Arc<str>, now: Instant) -> Option<SendError> {
         let refusal = self.refusal_past(repository, now)?;
-        let pause = refusal.until.map_or(LOOK, |until| until - now);
+        let pause = refusal.until - now;
         Some(SendError::Held { pause, told: false, because: Box::new(refusal.because.clone()) })
     }
 
@@ -297,35 +293,42 @@ impl Account {
     /// A refusal of the like that stands for longer than until then.
     fn refusal_past(&self, repository: &Arc<str>, by: Instant) -> Option<&Refusal> {
         let mut refusals = scopes(repository).into_iter().filter_map(|scope| self.refusals.get(&scope));
-        refusals.find(|refusal| refusal.until.is_none_or(|until| until > by))
+        refusals.find(|refusal| refusal.until > by)
     }
 
     /// Notes what came of a job when that concerns its like; how long these are left alone. Those that
     /// were under way together count as one.
     pub fn note(&mut self, told: &Told<'_>, whose: Whose<'_>, now: Instant) -> Option<Duration> {
-        let Told { error, read, to_minted } = *told;
-        let scope = match verdict::verdict(error) {
-            Verdict::Park(Scope::Credential) => Scope::Credential,
-            Verdict::Park(Scope::Repository(_)) => Scope::Repository(whose.repository.clone()),
-            _ => return None,
+        let Told { error, read, .. } = *told;
+        let (scope, pause): (_, fn(u32) -> Duration) = match told.scope {
+            Scope::Credential => (Scope::Credential, verdict::refused),
+            Scope::Route => (Scope::Route, verdict::refused),
+            Scope::Repository(_) => (Scope::Repository(whose.repository.clone()), verdict::parked),
+            Scope::Commit => return None,
         };
-        let forever = scope == Scope::Credential && !to_minted;
         let refusal = self.refusals.entry(scope).or_insert_with(|| Refusal {
             because: error.clone(),
-            until: None,
+            until: now,
             times: 0,
+            new: 0,
             canary: false,
             read,
             holds: HashMap::new(),
         });
         refusal.holds.entry(whose.provider.clone()).or_insert(whose.version);
-        if refusal.times == 0 || refusal.until.is_some_and(|until| until <= now) {
-            let pause = verdict::parked(refusal.times);
-            refusal.until = (!forever).then_some(now + pause);
-            refusal.times += 1;
+        if refusal.until <= now {
+            let (count, pause) = match error {
+                SendError::NewToken => (&mut refusal.new, verdict::new_token as fn(u32) -> Duration),
+                _ => (&mut refusal.times, pause),
+            };
+            refusal.until = now + pause(*count);
+            *count = count.saturating_add(1);
+            if !matches!(error, SendError::NewToken) {
+                refusal.new = 0;
+            }
             (refusal.because, refusal.read) = (error.clone(), read);
         }
-        Some(refusal.until.map_or(LOOK, |until| until - now))
+        Some(refusal.until - now)
     }
 
     /// Something of the like worked: a `read`, or what was to be told. What was refused before and is
@@ -349,9 +352,8 @@ impl Account {
     /// See [`super::Pass::try_refused`].
     pub fn try_refused(&mut self, repository: &Arc<str>, now: Instant) {
         for scope in scopes(repository) {
-            let refusal = self.refusals.get_mut(&scope).filter(|refusal| refusal.until.is_none_or(|until| until > now));
-            let Some(refusal) = refusal else { continue };
-            refusal.until = Some(now);
+            let Some(refusal) = self.refusals.get_mut(&scope).filter(|refusal| refusal.until > now) else { continue };
+            refusal.until = now;
             // Who is asked for it is not left alone for longer than if nobody had.
             refusal.times = refusal.times.saturating_sub(1);
             self.lifted += 1;
@@ -372,8 +374,8 @@ impl Account {
 }
 
 /// What a refusal may be about.
-fn scopes(repository: &Arc<str>) -> [Scope; 2] {
-    [Scope::Credential, Scope::Repository(repository.clone())]
+fn scopes(repository: &Arc<str>) -> [Scope; 3] {
+    [Scope::Credential, Scope::Route, Scope::Repository(repository.clone())]
 }
 
 #[cfg(test)]
@@ -477,19 +479,21 @@ mod tests {
                 assert_eq!(scene.left(&pass), minutes * MINUTE);
                 scene.clock.turn(minutes * MINUTE);
             }
-            pass.worked();
+            pass.worked(false, None);
         }
     }
 
     #[test]
-    fn a_refused_credential_waits_for_a_change_and_for_nothing_else() {
+    fn a_refused_credential_is_tried_at_once_after_a_change() {
         let scene = Scene::new();
         let one = scene.pass("one", "git.example.org", "token");
         let twin = scene.pass("twin", "git.example.org", "token");
         assert_eq!(tried(&one), Ok(()), "nothing is known");
-        assert_eq!(one.note(&status(401, None, "")), Some(LOOK));
-        scene.clock.turn(24 * LOOK);
-        assert!(matches!(tried(&twin), Err(SendError::Held { told: false, pause: LOOK, .. })));
+        assert_eq!(one.note(&status(401, None, ""), true, None), Some(2 * SECOND));
+        assert!(matches!(tried(&twin), Err(SendError::Held { told: false, .. })));
+        scene.clock.turn(2 * SECOND);
+        assert_eq!(one.note(&status(401, None, ""), true, None), Some(10 * MINUTE), "the second in a row");
+        assert!(matches!(tried(&twin), Err(SendError::Held { told: false, .. })));
         assert!(lifted(&scene, "a third", 2).is_empty());
         assert!(tried(&one).is_err());
         assert!(tried(&scene.pass("one", "git.example.org", "a better token")).is_ok());
@@ -516,14 +520,20 @@ mod tests {
         let key = [7; 32];
         let earlier = Scene::new();
         earlier.budget.restore(key, Vec::new());
+        let once = earlier.pass("once", "git.example.org", "once");
+        let twice = earlier.pass("twice", "git.example.org", "twice");
+        let proxy = earlier.pass("proxy", "git.example.org", "proxy");
+        let refused = status(401, None, "");
+        twice.note(&SendError::of_refusal(203), true, None);
+        earlier.clock.turn(2 * SECOND);
+        twice.note(&SendError::of_refusal(203), true, None);
+        once.note(&refused, true, None);
+        proxy.note(&status(407, None, ""), true, None);
         let waits = earlier.pass("waits", "git.example.org", "waits");
-        let refused = earlier.pass("refused", "git.example.org", "refused");
-        let minted = earlier.pass("minted", "git.example.org", "minted");
         waits.answered(Some(&status(429, Some(30), "")), None);
-        refused.note(&status(407, None, ""));
-        minted.note(&SendError::of_refusal(203));
-        let kept: Vec<_> = [&waits, &refused, &minted].map(|pass| unsaved(pass).expect("it is news").0).into();
-        assert!([&waits, &refused, &minted].iter().all(|pass| unsaved(pass).is_none()));
+        let kept: Vec<_> = [&waits, &once, &twice].map(|pass| unsaved(pass).expect("it is news").0).into();
+        assert!([&waits, &once, &twice].iter().all(|pass| unsaved(pass).is_none()));
+        assert_eq!(unsaved(&proxy), None, "another process may have another proxy");
 
         // By credential and host, whichever Provider has them.
         let later = Scene::new();
@@ -534,31 +544,35 @@ mod tests {
             (30 * SECOND, Duration::ZERO)
         );
         assert_eq!(later.left(&later.pass("waits", "example.org", "waits")), Duration::ZERO);
-        let refused = later.pass("refused", "git.example.org", "refused");
         let because = |pass: &Pass| match pass.check(None) {
             Err(SendError::Held { because, pause, .. }) => (*because, pause),
             other => panic!("{other:?}"),
         };
-        assert_eq!(because(&refused), (status(407, None, ""), LOOK));
-        let minted = later.pass("minted", "git.example.org", "minted");
-        assert!(because(&minted).0.is_sign_in());
-        assert_eq!(because(&minted).1, 10 * MINUTE);
-        assert!([&waits, &refused, &minted].iter().all(|pass| unsaved(pass).is_none()), "they know it");
+        let [once, twice] = ["once", "twice"].map(|name| later.pass(name, "git.example.org", name));
+        assert_eq!(because(&once), (refused.clone(), 2 * SECOND));
+        assert!(because(&twice).0.is_sign_in());
+        assert_eq!(because(&twice).1, 10 * MINUTE);
+        assert!([&waits, &once, &twice].iter().all(|pass| unsaved(pass).is_none()), "they know it");
 
-        // What is over by time is over for all; the rest is to be told.
+        // A wait that is over by time is over for all; of a refusal the next try tells.
         later.clock.turn(10 * MINUTE);
-        assert_eq!(tried(&minted), Ok(()));
-        assert!([&waits, &minted].iter().all(|pass| unsaved(pass).is_none()));
+        assert_eq!((tried(&once), tried(&twice)), (Ok(()), Ok(())));
+        assert!([&waits, &once, &twice].iter().all(|pass| unsaved(pass).is_none()));
+        assert_eq!(
+            (once.note(&refused, true, None), twice.note(&refused, true, None)),
+            (Some(10 * MINUTE), Some(20 * MINUTE))
+        );
+        assert_eq!(unsaved(&twice).and_then(|(standing, _)| Some(standing.refusal?.times)), Some(3));
         let mut told = Vec::new();
-        assert_eq!(later.budget.forget_refusals("refused", 1, |standing| told.push(standing)), []);
+        assert_eq!(later.budget.forget_refusals("once", 1, |standing| told.push(standing)), []);
         assert_eq!(told, [], "it is as it was");
-        assert_eq!(later.budget.forget_refusals("refused", 2, |standing| told.push(standing)), ["refused".into()]);
+        assert_eq!(later.budget.forget_refusals("once", 2, |standing| told.push(standing)), ["once".into()]);
         assert_eq!(told, [Standing { credential: kept[1].credential, wait: None, refusal: None }]);
 
         // Another key says nothing of any.
         let other = Scene::new();
         other.budget.restore([8; 32], shifted(&earlier, &other, kept));
-        assert_eq!(tried(&other.pass("refused", "git.example.org", "refused")), Ok(()));
+        assert_eq!(tried(&other.pass("twice", "git.example.org", "twice")), Ok(()));
     }
 
     /// The same by the clock of another scene.
@@ -566,7 +580,7 @@ mod tests {
         let shift = |at: Instant| to.clock.now() + (at - from.clock.now());
         for standing in &mut kept {
             standing.wait = standing.wait.map(shift);
-            standing.refusal.iter_mut().for_each(|refusal| refusal.until = refusal.until.map(shift));
+            standing.refusal.iter_mut().for_each(|refusal| refusal.until = shift(refusal.until));
         }
         kept
     }
@@ -589,8 +603,12 @@ mod tests {
             let canary = one.admit().expect("leave");
             assert_eq!(one.check(Some(&canary)), Ok(()));
             assert!(minutes == 10 || scene.left(&twin) == NO_ROOM, "what comes due meanwhile stays where it is");
-            assert_eq!(one.note_of(&refused, false), Some(minutes * MINUTE));
-            assert_eq!(twin.note_of(&refused, false), Some(minutes * MINUTE), "those under way together count as one");
+            assert_eq!(one.note(&refused, false, None), Some(minutes * MINUTE));
+            assert_eq!(
+                twin.note(&refused, false, None),
+                Some(minutes * MINUTE),
+                "those under way together count as one"
+            );
             assert_eq!(canary.end(true).release.len(), usize::from(minutes > 10));
             scene.clock.turn(minutes * MINUTE - SECOND);
             assert!(matches!(tried(&one), Err(SendError::Held { pause: SECOND, .. })));
@@ -599,7 +617,7 @@ mod tests {
         // One that brings nothing to light makes way for the next at once, and so does one that only read.
         let canary = one.admit().expect("leave");
         assert_eq!(scene.left(&twin), NO_ROOM);
-        assert_eq!(one.read_worked(), []);
+        assert_eq!(one.worked(true, None), []);
         let mut freed = canary.end(false);
         freed.wake.sort();
         assert_eq!((freed.release, freed.wake), (vec!["twin".into()], vec!["one".into(), "twin".into()]));
@@ -608,29 +626,35 @@ mod tests {
         assert_eq!(twin.check(Some(&canary)), Ok(()));
         assert_eq!(scene.left(&one), NO_ROOM);
         assert!(one.check(None).is_err(), "one at a time");
-        let mut woken = twin.worked();
+        let mut woken = twin.worked(false, None);
         woken.sort();
         assert_eq!(woken, ["one".into()]);
         assert!(tried(&one).is_ok());
         canary.end(true);
         // A commit that is not there says nothing of the repository.
-        assert_eq!(one.note(&status(404, None, "404 Commit Not Found")), None);
+        assert_eq!(one.note(&status(404, None, "404 Commit Not Found"), true, None), None);
         assert!(tried(&one).is_ok());
     }
 
     #[test]
-    fn a_refused_credential_that_stands_in_no_secret_sends_a_canary() {
-        let scene = Scene::new();
-        let one = scene.pass("one", "git.example.org", "minted");
-        for minutes in [10, 20] {
-            assert_eq!(one.note(&status(401, None, "")), Some(minutes * MINUTE));
-            scene.clock.turn(minutes * MINUTE - SECOND);
-            assert!(matches!(tried(&one), Err(SendError::Held { pause: SECOND, .. })));
-            scene.clock.turn(SECOND);
-            assert_eq!(tried(&one), Ok(()));
+    fn a_refused_credential_is_tried_after_two_seconds_then_ten_minutes_doubling_to_an_hour() {
+        for refused in [status(401, None, ""), SendError::of_refusal(203), status(407, None, "")] {
+            let scene = Scene::new();
+            let one = scene.pass("one", "git.example.org", "token");
+            let twin = scene.pass("twin", "git.example.org", "token");
+            for pause in [2 * SECOND, 10 * MINUTE, 20 * MINUTE, 40 * MINUTE, 60 * MINUTE, 60 * MINUTE] {
+                assert_eq!(one.note(&refused, true, None), Some(pause));
+                assert_eq!(twin.note(&refused, true, None), Some(pause), "those under way together count as one");
+                scene.clock.turn(pause - SECOND);
+                assert!(matches!(tried(&twin), Err(SendError::Held { pause: SECOND, .. })));
+                scene.clock.turn(SECOND);
+                let canary = one.admit().expect("leave");
+                assert_eq!((one.check(Some(&canary)), scene.left(&twin)), (Ok(()), NO_ROOM), "one at a time");
+                canary.end(false);
+            }
+            one.worked(false, None);
+            assert_eq!(one.note(&refused, true, None), Some(2 * SECOND), "it is no longer in a row");
         }
-        one.worked();
-        assert_eq!(scene.left(&one), Duration::ZERO);
     }
 
     #[test]
@@ -638,22 +662,25 @@ mod tests {
         let scene = Scene::new();
         let one = scene.pass("one", "git.example.org", "token");
         let twin = scene.pass("twin", "git.example.org", "token");
-        for (refused, pause) in [(status(403, None, ""), 10 * MINUTE), (status(401, None, ""), LOOK)] {
+        for refused in [status(403, None, ""), status(401, None, "")] {
+            one.note(&refused, true, None);
+            scene.clock.turn(10 * MINUTE);
+            let pause = one.note(&refused, true, None).expect("it is held");
             for _ in 0..3 {
-                assert_eq!(one.note(&refused), Some(pause));
+                assert_eq!(one.note(&refused, true, None), Some(pause));
                 let before = one.admit().expect("leave");
                 one.try_refused();
                 assert!(before.is_outdated());
                 let canary = one.admit().expect("leave");
                 assert_eq!(one.check(Some(&canary)), Ok(()));
                 assert_eq!(scene.left(&twin), NO_ROOM, "one at a time");
-                assert_eq!(one.note(&refused), Some(pause));
+                assert_eq!(one.note(&refused, true, None), Some(pause));
                 for ticket in [before, canary] {
                     ticket.end(true);
                 }
                 assert!(tried(&one).is_err());
             }
-            one.worked();
+            one.worked(false, None);
         }
     }
 
@@ -661,10 +688,10 @@ mod tests {
     fn a_read_proves_wrong_what_refused_to_be_read() {
         let scene = Scene::new();
         let one = scene.pass("one", "git.example.org", "token");
-        one.note(&status(404, None, ""));
+        one.note(&status(404, None, ""), true, None);
         scene.clock.turn(10 * MINUTE);
         let canary = one.admit().expect("leave");
-        assert_eq!(one.read_worked(), ["one".into()]);
+        assert_eq!(one.worked(true, None), ["one".into()]);
         canary.end(false);
         assert!(tried(&one).is_ok());
     }
@@ -674,14 +701,14 @@ mod tests {
         let scene = Scene::new();
         let one = scene.pass("one", "git.example.org", "token");
         let early = one.admit().expect("leave");
-        one.note(&status(403, None, ""));
+        one.note(&status(403, None, ""), true, None);
         let held = one.admit().expect("leave");
         assert!(one.check(Some(&held)).is_err());
         assert!(!early.is_outdated() && !held.is_outdated());
-        one.worked();
+        one.worked(false, None);
         assert!(early.is_outdated() && held.is_outdated());
         let late = one.admit().expect("leave");
-        one.worked();
+        one.worked(false, None);
         assert!(!late.is_outdated(), "there was nothing to lift");
         // So it is with a host that failed.
         (0..3).for_each(|_| one.answered(Some(&SendError::Timeout), None));

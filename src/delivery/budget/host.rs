@@ -175,12 +175,15 @@ impl Host {
             Some(SendError::Connect | SendError::Timeout) => NO_ANSWER,
             // One connection that closes breaks all the requests on it, and the next connection may work.
             Some(SendError::Broken) => FAULT,
+            Some(error) if error.is_sign_in() => return,
+            // What answers there is not the vendor: a gateway, or a page.
+            Some(SendError::Foreign { .. } | SendError::NotTheVendor { .. }) => NO_ANSWER,
             Some(SendError::Status { status, .. }) => match (status.as_u16(), told) {
                 (502..=504, false) => NO_ANSWER,
                 (500, false) => FAULT,
                 _ => 0,
             },
-            // Neither well nor ill: what answers there is not the vendor.
+            // Neither well nor ill.
             Some(_) => return,
         };
         if against == 0 {
@@ -437,7 +440,6 @@ mod tests {
                 host: "example.org",
                 is_public: true,
                 credential: &[],
-                is_minted: false,
                 route: &[],
                 service,
                 repository: "".into(),

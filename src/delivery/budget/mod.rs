@@ -5,8 +5,11 @@
 //! | what | shared by Providers with the same | ends |
 //! |---|---|---|
 //! | a wait that the vendor named | credential and host | by time, 65 minutes at most; then one goes first, and the rest when it was answered |
-//! | a refused credential (401, 407, a sign-in page) | credential and host | when the Provider or a Secret of it changes; of a credential that is got for the occasion, as the next |
+//! | a refused credential (401, a sign-in page) | credential and host | by one canary that works: after 2 s, then after 10 minutes, doubling to an hour; or when the Provider or a Secret of it changes |
+//! | a proxy that refuses (407) | credential, host and proxy | as the last, but another process asks again |
 //! | a refused repository (403, 404, …) | credential, host and repository | by one canary that works: after 10 minutes, doubling to an hour; what comes due while it is under way stays where it is |
+//! | a commit that is not there, or may not be written (`commits`) | route, credential and repository | by one job of it that works: after 1, 2, 4, 8 and 15 s while its event is young, then after 10 minutes, doubling to an hour |
+//! | a status that can never be written (`commits`) | the same, and the name | when the Provider or a Secret of it changes |
 //! | limits of our own, at github.com and ghe.com | credential and host | never |
 //! | a host that fails | host, what it is asked for (an API's statuses, or one hook), and the route to it: TLS, proxy | by one request that is answered: one canary every 10 s, in turns among Providers; and each namespace finds out for itself |
 //!
@@ -16,6 +19,7 @@
 //! are, by the waits that run, and by what an earlier process kept.
 
 mod account;
+mod commits;
 mod host;
 mod pace;
 mod shares;
@@ -29,9 +33,11 @@ use aws_lc_rs::{hmac, rand};
 use parking_lot::Mutex;
 
 use self::account::{Account, Leave, Whose};
+pub use self::commits::About;
+use self::commits::{Commits, Place};
 use self::host::{Host, Owner};
 pub use self::shares::{Share, Shares};
-use super::verdict::{self, Verdict};
+use super::verdict::{self, Scope, Verdict};
 use crate::clock::Clock;
 use crate::outbound::{Gate, Left, SendError};
 use crate::outbox::{Source, Standing};
@@ -50,6 +56,7 @@ pub struct Budget {
     kept: Mutex<Kept>,
     accounts: Mutex<HashMap<[u8; 32], Arc<Mutex<Account>>>>,
     hosts: Mutex<HashMap<[u8; 32], Arc<Mutex<Host>>>>,
+    commits: Arc<Mutex<Commits>>,
 }
 
 /// What credentials are known by, and what an earlier process was told of those that no Provider has yet.
@@ -73,8 +80,6 @@ pub struct Caller<'a> {
     pub is_public: bool,
     /// Everything that the vendor knows a caller by: tokens, users, passwords, secret addresses.
     pub credential: &'a [&'a [u8]],
-    /// It is got from somebody when it is needed, and stands in no Secret.
-    pub is_minted: bool,
     /// The route to the host: what makes it fail for one Provider and work for another.
     pub route: &'a [&'a [u8]],
     /// What is asked for there: the API base of statuses, or the address of a hook.
@@ -94,15 +99,27 @@ pub struct Pass {
     timeout: Duration,
     version: u64,
     repository: Arc<str>,
-    /// See [`Caller::is_minted`].
-    is_minted: bool,
     /// The last turn that was given: see [`Pass::turn`].
     turn: Mutex<Option<Instant>>,
     account: Arc<Mutex<Account>>,
     host: Arc<Mutex<Host>>,
+    commits: Arc<Mutex<Commits>>,
+    writes: Mutex<RefusedWrites>,
     /// Requests that were answered well.
     well: AtomicU64,
 }
+
+/// Commits of a repository that may not be written, since one could be.
+#[derive(Default)]
+struct RefusedWrites {
+    /// One could be, at some time.
+    worked: bool,
+    commits: Vec<Arc<str>>,
+}
+
+/// When so many commits in a row may not be written, the repository may not; more, where one of it could be.
+const MANY_COMMITS: usize = 3;
+const MANY_MORE_COMMITS: usize = 10;
 
 /// Hosts that [`Budget::left`] tells apart.
 const MAX_HOSTS: usize = 64;
@@ -117,8 +134,8 @@ pub struct Ticket {
     leave: Leave,
     /// It is to see whether the host still fails.
     canary: bool,
-    /// What was lifted before it was given: [`Account::lifted`] and [`Host::recoveries`].
-    lifted: (u64, u64),
+    /// What was lifted before it was given: [`Account::lifted`], [`Host::recoveries`] and [`Commits::lifted`].
+    lifted: [u64; 3],
 }
 
 /// Who may be asked for again when a job ended.
@@ -137,7 +154,7 @@ impl Budget {
         rand::fill(&mut key).expect("the system has random numbers");
         let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
         let kept = Mutex::new(Kept { key, restored: HashMap::new() });
-        Arc::new(Self { clock, kept, accounts: Mutex::default(), hosts: Mutex::default() })
+        Arc::new(Self { clock, kept, accounts: Mutex::default(), hosts: Mutex::default(), commits: Arc::default() })
     }
 
     /// Takes up what an earlier process was told, with the key by which it knew credentials. Before the first
@@ -181,9 +198,9 @@ impl Budget {
         let source = Source(source.first_chunk().copied().expect("a fingerprint has 32 bytes"));
         let namespace = identity.namespace.clone();
         let (provider, repository) = (identity.provider.clone(), identity.repository.clone());
-        let (is_minted, well) = (identity.is_minted, AtomicU64::new(0));
+        let well = AtomicU64::new(0);
         let (clock, version) = (self.clock.clone(), identity.version);
-        let turn = Mutex::default();
+        let (turn, writes, commits) = (Mutex::default(), Mutex::default(), self.commits.clone());
         let timeout = identity.timeout;
         Arc::new(Pass {
             clock,
@@ -193,10 +210,11 @@ impl Budget {
             timeout,
             version,
             repository,
-            is_minted,
             turn,
             account,
             host,
+            commits,
+            writes,
             well,
         })
     }
@@ -238,7 +256,7 @@ impl Budget {
     /// kept what other processes are to know.
     pub fn forget_refusals(&self, provider: &str, version: u64, mut keep: impl FnMut(Standing)) -> Vec<Arc<str>> {
         let accounts: Vec<_> = self.accounts.lock().values().cloned().collect();
-        let mut held = Vec::new();
+        let mut held = self.commits.lock().forget(provider, version);
         for account in accounts {
             let mut account = account.lock();
             let of_it = account.forget_refusals(provider, version);
@@ -286,7 +304,7 @@ impl Pass {
         // Who cannot go lets others have its turn there.
         let leave = leave.inspect_err(|_| host.pass_over(&self.provider))?;
         let canary = host.begin(self.owner(), now);
-        let lifted = (account.lifted(), host.recoveries());
+        let lifted = [account.lifted(), host.recoveries(), self.commits.lock().lifted()];
         Ok(Ticket { pass: self.clone(), leave, canary, lifted })
     }
 
@@ -310,9 +328,19 @@ impl Pass {
         self.account.lock().check(leave, self.whose(), self.clock.now())
     }
 
+    /// Asks whether the like of a status was refused: its commit, or its name there.
+    ///
+    /// # Errors
+    /// It was: [`SendError::Held`], or [`SendError::Hopeless`].
+    pub fn check_status(&self, about: About<'_>) -> Result<(), SendError> {
+        self.commits.lock().check(self.place(), about, self.clock.now())
+    }
+
     /// Why its like is left alone, for a job that was let through a moment ago.
-    pub fn held(&self) -> Option<SendError> {
-        self.account.lock().held(&self.repository, self.clock.now())
+    pub fn held(&self, about: About<'_>) -> Option<SendError> {
+        let now = self.clock.now();
+        let held = self.account.lock().held(&self.repository, now);
+        held.or_else(|| self.commits.lock().held(self.place(), about, now))
     }
 
     /// What keeps requests from going out now: what a wait, a refusal or the host's failing began with.
@@ -323,16 +351,36 @@ impl Pass {
         wait.or_else(|| account.held(&self.repository, now)).or_else(|| self.host.lock().fails_with().cloned())
     }
 
-    /// Notes what came of a read when that concerns a job's like; how long these are left alone.
-    pub fn note(&self, error: &SendError) -> Option<Duration> {
-        self.note_of(error, true)
+    /// Notes what came of a try when that concerns a job's like; how long these are left alone. `read`: the try
+    /// ended with a read.
+    pub fn note(&self, error: &SendError, read: bool, about: Option<About<'_>>) -> Option<Duration> {
+        let now = self.clock.now();
+        let Verdict::Park(mut scope) = verdict::verdict(error) else { return None };
+        if let (Scope::Commit, Some(about)) = (&scope, about) {
+            let absent = !error.is_forbidden();
+            if absent || (!read && !self.may_write_none(&about.status.commit)) {
+                return Some(self.commits.lock().note(self.place(), about, (error, absent, read), now));
+            }
+            scope = Scope::Repository(self.repository.clone());
+        }
+        self.account.lock().note(&account::Told { error, scope, read }, self.whose(), now)
     }
 
-    /// The same of a try that ended with a `read`, or with more.
-    pub fn note_of(&self, error: &SendError, read: bool) -> Option<Duration> {
-        let now = self.clock.now();
-        let told = account::Told { error, read, to_minted: self.is_minted };
-        self.account.lock().note(&told, self.whose(), now)
+    /// Notes that a status can never be written.
+    pub fn give_up(&self, error: &SendError, about: About<'_>) {
+        if matches!(error, SendError::Status { .. }) {
+            self.commits.lock().give_up(self.place(), about, error, self.clock.now());
+        }
+    }
+
+    /// Whether a commit that may not be written is one too many, so that it is the repository's fault.
+    fn may_write_none(&self, commit: &Arc<str>) -> bool {
+        let RefusedWrites { worked, commits } = &mut *self.writes.lock();
+        let most = if *worked { MANY_MORE_COMMITS } else { MANY_COMMITS };
+        if commits.len() < most && !commits.contains(commit) {
+            commits.push(commit.clone());
+        }
+        commits.len() >= most
     }
 
     /// How long nothing may be sent, because the vendor said so.
@@ -364,15 +412,15 @@ impl Pass {
         self.host.lock().well_for(self.clock.now())
     }
 
-    /// A job was delivered: nothing of its like is refused any more. Gives the Providers that held
-    /// some back.
-    pub fn worked(&self) -> Vec<Arc<str>> {
-        self.account.lock().worked(false, &self.repository)
-    }
-
-    /// The same of a read, which says nothing of whether one may write.
-    pub fn read_worked(&self) -> Vec<Arc<str>> {
-        self.account.lock().worked(true, &self.repository)
+    /// A job was delivered or, when `read`, a read of it worked, which says nothing of whether one may write:
+    /// what that proves wrong is refused no more. Gives the Providers that held some back.
+    pub fn worked(&self, read: bool, about: Option<About<'_>>) -> Vec<Arc<str>> {
+        if !read && about.is_some() {
+            *self.writes.lock() = RefusedWrites { worked: true, commits: Vec::new() };
+        }
+        let mut held = self.account.lock().worked(read, &self.repository);
+        held.extend(about.into_iter().flat_map(|about| self.commits.lock().worked(self.place(), about, read)));
+        held
     }
 
     /// Somebody wants its like tried now, whatever was refused: the next job is a canary. Waits stand.
@@ -424,6 +472,11 @@ impl Pass {
         Owner { provider: &self.provider, namespace: &self.namespace }
     }
 
+    fn place(&self) -> Place<'_> {
+        let Self { source, repository, provider, version, .. } = self;
+        Place { source: *source, repository, provider, version: *version }
+    }
+
     fn whose(&self) -> Whose<'_> {
         Whose { provider: &self.provider, version: self.version, repository: &self.repository }
     }
@@ -469,7 +522,7 @@ impl Ticket {
     /// for that was woken, but not a job that was under way then.
     pub fn is_outdated(&self) -> bool {
         let lifted = self.pass.account.lock().lifted();
-        (lifted, self.pass.host.lock().recoveries()) != self.lifted
+        [lifted, self.pass.host.lock().recoveries(), self.pass.commits.lock().lifted()] != self.lifted
     }
 
     /// The job ended; `wrote`: it may have changed something at the vendor.
@@ -512,7 +565,6 @@ mod tests {
                 host,
                 is_public: !host.starts_with("secret"),
                 credential: &[token.as_bytes()],
-                is_minted: token.starts_with("minted"),
                 route: &[],
                 service: b"statuses",
                 repository: "acme/fleet".into(),
@@ -593,13 +645,15 @@ mod tests {
 
         let refused = scene.pass("refused", "git.example.org", "refused");
         assert!(refused.may_go_by(at(0)));
-        refused.note(&status(403, None, ""));
+        refused.note(&status(403, None, ""), true, None);
         assert!(!refused.may_go_by(at(599)) && refused.may_go_by(at(600)));
         assert!(
             matches!(refused.held_by(), Some(SendError::Held { because, .. }) if *because == status(403, None, ""))
         );
-        refused.note(&status(401, None, ""));
-        assert!(!refused.may_go_by(at(100_000)), "a credential waits for a change");
+        refused.note(&status(401, None, ""), true, None);
+        scene.clock.turn(2 * SECOND);
+        refused.note(&status(401, None, ""), true, None);
+        assert!(!refused.may_go_by(at(599)) && refused.may_go_by(at(600)), "the second in a row");
 
         let fails = scene.pass("fails", "example.org", "fails");
         (0..3).for_each(|_| fails.answered(Some(&SendError::Timeout), None));

@@ -20,7 +20,7 @@ use tokio::io::AsyncReadExt;
 use url::{Host, Url, form_urlencoded};
 
 use super::cache::{Issued, Slot, Tokens, User};
-use super::{Credentials, no_token};
+use super::{Credentials, Refused, no_token};
 use crate::clock::Clock;
 use crate::outbound::{Client, Request, SHORTEST_OTHER, SendError, Target};
 use crate::secret::Secret;
@@ -175,8 +175,8 @@ impl Credentials for Exchanged {
         self.azure.tokens.get(&self.slot, &self.azure.user, self.issue()).boxed()
     }
 
-    fn refused(&self, authorization: &HeaderValue) {
-        Tokens::drop_refused(&self.slot, authorization);
+    fn refused(&self, authorization: &HeaderValue) -> Refused {
+        self.azure.tokens.refused(&self.slot, authorization)
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 use parking_lot::Mutex;
 
+use super::Refused;
 use crate::clock::Clock;
 use crate::outbound::SendError;
 use crate::secret::Secret;
@@ -25,6 +26,13 @@ const LONGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// When a renewal fails while the old token is still good, the next try comes this much later.
 const PAUSE: Duration = Duration::from_secs(30);
+
+/// A token that is refused is new for so long: a vendor's replicas learn of it one after the other
+/// (octokit/auth-app.js#65 tries again for 5 s).
+const NEW: Duration = Duration::from_secs(10);
+
+/// A token that was issued in place of a refused one, and is refused within this time, was never good.
+const NEVER_GOOD: Duration = Duration::from_secs(60);
 
 /// Providers that are counted apart; the rest are counted together.
 const MAX_USERS: usize = 1000;
@@ -90,10 +98,15 @@ struct Kept {
     /// for it does not ask again.
     ended: u64,
     failure: Option<SendError>,
+    /// The last token was refused.
+    refused: bool,
 }
 
 struct Token {
     authorization: HeaderValue,
+    issued: Instant,
+    /// In place of a refused one.
+    replaces: bool,
     /// Renewed from then on.
     renew: Instant,
     /// Good until then.
@@ -213,12 +226,20 @@ impl Tokens {
         if given { &self.given } else { &self.denied }.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// This one was refused: whoever asks next gets another.
-    pub(super) fn drop_refused(slot: &Slot, authorization: &HeaderValue) {
+    /// This one was refused: unless it is new, the next caller gets another.
+    pub(super) fn refused(&self, slot: &Slot, authorization: &HeaderValue) -> Refused {
         let mut kept = slot.kept.lock();
-        if kept.token.as_ref().is_some_and(|token| token.authorization == authorization) {
-            kept.token = None;
+        let Some(token) = kept.token.as_ref().filter(|token| token.authorization == authorization) else {
+            // Another caller was refused before, or tokens are not kept.
+            return Refused::First;
+        };
+        let age = self.clock.now().saturating_duration_since(token.issued);
+        if age < NEW {
+            return Refused::New;
         }
+        let never_good = token.replaces && age < NEVER_GOOD;
+        (kept.token, kept.refused) = (None, true);
+        if never_good { Refused::Again } else { Refused::First }
     }
 
     fn fresh(&self, kept: &mut Kept) -> Option<HeaderValue> {
@@ -250,9 +271,12 @@ impl Tokens {
         let authorization = crate::outbound::sensitive(&format!("Bearer {}", issued.token.expose()))
             .ok_or(SendError::NotTheVendor { what: "gave a token that no header can carry" })?;
         let lifetime = issued.lifetime.min(LONGEST_LIFE);
+        let replaces = std::mem::take(&mut kept.refused);
         if self.max_size > 0 {
             kept.token = Some(Token {
                 authorization: authorization.clone(),
+                issued: now,
+                replaces,
                 renew: now + (lifetime * 4 / 5).min(self.max_duration),
                 end: now + lifetime,
                 end_wall: wall + lifetime,
@@ -405,11 +429,21 @@ mod tests {
         let issuer = Issuer::new(100, HOUR);
         let slot = issuer.tokens.slot([1; 32]);
         issuer.get(&slot, HOUR).await.expect("issued");
-        let first = HeaderValue::from_static("Bearer 1");
-        Tokens::drop_refused(&slot, &first);
+        let [first, second] = ["Bearer 1", "Bearer 2"].map(HeaderValue::from_static);
+        let refused = |token| issuer.tokens.refused(&slot, token);
+        assert_eq!(refused(&first), Refused::New);
+        assert_eq!(issuer.get(&slot, HOUR).await.expect("kept"), "Bearer 1", "it may be good in a moment");
+        issuer.turn(10.0);
+        assert_eq!(refused(&first), Refused::First);
         assert_eq!(issuer.get(&slot, HOUR).await.expect("issued"), "Bearer 2");
-        Tokens::drop_refused(&slot, &first);
+        assert_eq!(refused(&first), Refused::First, "of another caller");
         assert_eq!(issuer.get(&slot, HOUR).await.expect("kept"), "Bearer 2");
+        assert_eq!(refused(&second), Refused::New);
+        issuer.turn(15.0);
+        assert_eq!(refused(&second), Refused::Again, "it was never good");
+        assert_eq!(issuer.get(&slot, HOUR).await.expect("issued"), "Bearer 3");
+        issuer.turn(600.0);
+        assert_eq!(refused(&HeaderValue::from_static("Bearer 3")), Refused::First, "it was good for long");
     }
 
     #[tokio::test]

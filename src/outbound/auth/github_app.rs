@@ -23,7 +23,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::cache::{Issued, Slot, Tokens, User};
-use super::{Credentials, no_token};
+use super::{Credentials, Refused, no_token};
 use crate::outbound::{Request, SendError, Target, sensitive};
 use crate::secret::Secret;
 
@@ -225,8 +225,8 @@ impl Credentials for Installed {
         self.tokens.get(&self.slot, &self.user, issue).boxed()
     }
 
-    fn refused(&self, authorization: &HeaderValue) {
-        Tokens::drop_refused(&self.slot, authorization);
+    fn refused(&self, authorization: &HeaderValue) -> Refused {
+        self.tokens.refused(&self.slot, authorization)
     }
 }
 

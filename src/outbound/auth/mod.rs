@@ -24,8 +24,19 @@ pub trait Credentials: Send + Sync {
     /// # Errors
     /// [`SendError::Token`] when there is none to be had.
     fn authorization(&self) -> BoxFuture<'_, Result<HeaderValue, SendError>>;
-    /// The vendor refused this one: it is not given out again.
-    fn refused(&self, authorization: &HeaderValue);
+    /// The vendor refused this one. Unless it is new, it is not given out again.
+    fn refused(&self, authorization: &HeaderValue) -> Refused;
+}
+
+/// What a refused token was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It was issued a moment ago: the same may be accepted soon.
+    New,
+    /// The one before it was good, as far as is known: another one may be accepted.
+    First,
+    /// It was issued in place of a refused one.
+    Again,
 }
 
 /// Who a Provider is at its vendor when its Secret holds no token.
