@@ -134,6 +134,7 @@ impl App {
             metrics: metrics.clone(),
             no_cross_namespace: cli.no_cross_namespace_refs,
             compute: compute.clone(),
+            dropped: Default::default(),
         });
 
         let (stop, stopped) = watch::channel(false);

@@ -157,7 +157,8 @@ fn show(row: &Row, clock: &dyn Clock, out: &mut impl Write) -> anyhow::Result<()
             line("State", &status.state.to_string())?;
             line("Text", &status.description)?;
         }
-        Notice::Event(event) => {
+        Notice::Event(message) => {
+            let event = &message.event;
             line("Severity", &event.severity)?;
             line("Reason", &event.reason)?;
             line("Message", &event.message)?;
@@ -169,7 +170,7 @@ fn show(row: &Row, clock: &dyn Clock, out: &mut impl Write) -> anyhow::Result<()
 fn says(record: &Record) -> String {
     match &record.notice {
         Notice::CommitStatus(status) => format!("{} on {:.8}", status.state, status.commit),
-        Notice::Event(event) => format!("{} {}", event.severity, event.reason),
+        Notice::Event(message) => format!("{} {}", message.event.severity, message.event.reason),
     }
 }
 

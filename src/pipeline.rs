@@ -6,10 +6,11 @@
 //! ```
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::api::{Event, InvolvedObject, Key};
@@ -31,6 +32,13 @@ const LABELS_PATIENCE: Duration = Duration::from_secs(2);
 /// How long an event waits for expressions that take long. Its sender gives up after 5 s.
 const COMPUTE_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long a line about dropped notifications speaks for those that follow.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// What the Provider and the Alert of a dropped notification say.
+const NO_ROOM: &str =
+    "dropped: the namespace or the Provider has its share of the outbox, and what waits there is not sent";
+
 /// Everything between the doors and the outbox.
 pub struct Pipeline {
     /// All Alerts.
@@ -49,6 +57,8 @@ pub struct Pipeline {
     pub no_cross_namespace: bool,
     /// Judges events whose Alerts have expressions that take long.
     pub compute: Arc<Compute>,
+    /// When dropped notifications were logged last.
+    pub dropped: Mutex<Option<Instant>>,
 }
 
 /// What becomes of an event, before anything is done about it.
@@ -59,6 +69,15 @@ struct Plan {
     kinds: Vec<&'static str>,
     /// Those of `matched` without a job, each with the type of its Provider.
     skips: Vec<(Arc<CompiledAlert>, &'static str, Skip)>,
+}
+
+/// An event on its way, with what is made of it once for all Alerts.
+struct Received<'a> {
+    event: &'a Event,
+    marks: Marks,
+    stamp: Stamp,
+    /// The copy that its messages hold.
+    shared: OnceLock<Arc<Event>>,
 }
 
 /// What the sender is told.
@@ -143,11 +162,12 @@ impl Pipeline {
         };
         let (mut jobs, mut kinds) = (Vec::with_capacity(matched.len()), Vec::with_capacity(matched.len()));
         let mut skips = Vec::new();
+        let received = Received { event, marks, stamp, shared: OnceLock::new() };
         for alert in &matched {
             let view = self.view.provider(&alert.provider);
             let row = view.as_ref().and_then(|view| vendors::row(&view.provider.spec.kind));
             let kind = row.map_or("", |row| row.name);
-            match self.job(event, marks, alert, view.as_deref(), row, &stamp, effort) {
+            match self.job(&received, alert, view.as_deref(), row, effort) {
                 Ok(job) => {
                     jobs.push(job);
                     kinds.push(kind);
@@ -186,6 +206,8 @@ impl Pipeline {
     /// Puts jobs into the outbox, wakes `delivery`, and counts those that end here; `kinds` are the types of
     /// their Providers.
     async fn store(self: Arc<Self>, jobs: Vec<NewJob>, kinds: Vec<&'static str>) -> Result<Vec<Fate>, PutError> {
+        let of: Vec<_> =
+            jobs.iter().map(|job| (job.subject.provider().clone(), job.provider.clone(), job.alert.clone())).collect();
         let Receipt { fates, replaced } = self.outbox.put(jobs).await?;
         self.delivery.wake();
         for ((fate, replaced), kind) in fates.iter().zip(replaced).zip(kinds) {
@@ -196,9 +218,31 @@ impl Pipeline {
                 Fate::Stored => {}
                 Fate::Superseded => self.metrics.notification(Outcome::Superseded, kind),
                 Fate::Repeat => self.metrics.notification(Outcome::Unchanged, kind),
+                Fate::NoRoom => self.metrics.notification(Outcome::Dropped, kind),
             }
         }
+        let dropped: Vec<_> = of.iter().zip(&fates).filter(|(_, fate)| **fate == Fate::NoRoom).collect();
+        if let Some(((_, provider, _), _)) = dropped.first() {
+            self.tell_of_dropped(provider, dropped.len());
+        }
+        for ((uid, provider, alert), _) in dropped {
+            let abouts = [About::Provider(provider.clone()), About::Alert(alert.clone())];
+            let version = self.view.provider_by_uid(uid).map_or(0, |view| view.version);
+            self.delivery.troubles().failed(abouts, uid, version, "OutboxFull", NO_ROOM, self.clock.now());
+        }
         Ok(fates)
+    }
+
+    /// One line for a spell of dropped notifications; the metric counts each, and conditions name whose they are.
+    fn tell_of_dropped(&self, provider: &Key, count: usize) {
+        let now = self.clock.now();
+        let mut told = self.dropped.lock();
+        if told.is_some_and(|at| now.saturating_duration_since(at) < QUIET) {
+            return;
+        }
+        *told = Some(now);
+        drop(told);
+        tracing::error!(logger = "event-server", %provider, count, reason = NO_ROOM, "notifications dropped");
     }
 
     /// The labels of an event's object, where an Alert selects by them.
@@ -239,17 +283,15 @@ impl Pipeline {
     }
 
     /// What one Alert makes of the event: gates in their order, then the notice.
-    #[expect(clippy::too_many_arguments, reason = "what an event, an Alert and its Provider are")]
     fn job(
         &self,
-        event: &Event,
-        marks: Marks,
+        received: &Received<'_>,
         alert: &CompiledAlert,
         view: Option<&ProviderView>,
         row: Option<&Row>,
-        stamp: &Stamp,
         effort: &mut Effort,
     ) -> Result<NewJob, Skip> {
+        let Received { event, marks, ref stamp, ref shared } = *received;
         let object = &event.involved_object;
         gate::cross_namespace(self.no_cross_namespace, &object.namespace, &alert.key)?;
         let view = view.ok_or(Skip::NoProvider)?;
@@ -267,7 +309,7 @@ impl Pipeline {
         {
             return Err(skip);
         }
-        let composed = compose::compose(event, alert, view, (row.carries, row.wording), effort);
+        let composed = compose::compose(event, shared, alert, view, (row.carries, row.wording), effort);
         // What keeps a status from being named is no news of an event that is likely none.
         let mut notice = composed.map_err(|skip| match (&carried, skip) {
             (Err(carried), skip) if skip != Skip::NeedsMore => carried.clone(),

@@ -23,13 +23,24 @@ pub fn clean(event: &mut Event) {
 /// the Alert's `eventMetadata`, its `summary`, what the controller says. The controller's `token`
 /// is internal and dropped. When nothing is left the prefixed metadata stays as it is.
 pub fn combine(event: &Event, alert: &CompiledAlert) -> BTreeMap<String, String> {
+    combine_with(event, &added(alert))
+}
+
+/// What an Alert adds: its `eventMetadata`, and over it its `summary`.
+pub(super) fn added(alert: &CompiledAlert) -> BTreeMap<String, String> {
+    let mut added = alert.event_metadata.clone();
+    added.extend(alert.summary.clone().map(|summary| ("summary".to_owned(), summary)));
+    added
+}
+
+/// [`combine`] with what an Alert adds.
+pub(super) fn combine_with(event: &Event, added: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let group = event.involved_object.group();
     let stripped = |group| {
         event.metadata.iter().filter_map(move |(key, value)| Some((in_group(key, group)?.to_owned(), value.clone())))
     };
     let mut combined: BTreeMap<String, String> = stripped(EVENT_GROUP).collect();
-    combined.extend(alert.event_metadata.clone());
-    combined.extend(alert.summary.clone().map(|summary| ("summary".to_owned(), summary)));
+    combined.extend(added.clone());
     combined.extend(stripped(group).filter(|(key, _)| key != "token"));
     if combined.is_empty() { event.metadata.clone() } else { combined }
 }

@@ -9,9 +9,11 @@ mod status_id;
 pub mod text;
 
 pub use metadata::{METADATA_CONFLICTS, clean, combine, conflicts};
-pub use notice::{CommitStatus, Notice, Slot, State};
+pub use notice::{CommitStatus, Message, Notice, Slot, State};
 pub use revision::{commit_of, own_commit};
 pub use status::{Wording, may_recover};
+
+use std::sync::{Arc, OnceLock};
 
 use crate::api::Event;
 use crate::matching::gate::{Carries, Skip};
@@ -26,9 +28,11 @@ pub const PENDING_ANNOTATION: &str = "herald.sh/pending";
 /// that Flux marks as no final outcome, such as a GitRepository's new artifact.
 pub const COMMIT_STATUS_FROM_ANNOTATION: &str = "herald.sh/commit-status-from";
 
-/// Composes what `provider` is to be told of `event`; its expression is run within `effort`.
+/// Composes what `provider` is to be told of `event`; its expression is run within `effort`. `shared` is the copy of
+/// the event that all its messages hold.
 pub fn compose(
     event: &Event,
+    shared: &OnceLock<Arc<Event>>,
     alert: &CompiledAlert,
     view: &ProviderView,
     (carries, wording): (Carries, Wording),
@@ -37,9 +41,8 @@ pub fn compose(
     let provider = &view.provider;
     match carries {
         Carries::Event => {
-            let mut event = event.clone();
-            event.metadata = combine(&event, alert);
-            Ok(Notice::Event(Box::new(event)))
+            let event = shared.get_or_init(|| Arc::new(event.clone())).clone();
+            Ok(Notice::Event(Message { event, added: Some(metadata::added(alert)) }))
         }
         Carries::CommitStatus => {
             let pending = wording.pending

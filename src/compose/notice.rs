@@ -1,19 +1,48 @@
 //! What is to be said, and the place where it is said. Stored by `outbox`, sent by `vendors`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::metadata::combine_with;
 use crate::api::Event;
 
 /// Something to tell one Provider, in no vendor's words.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// A state on a commit.
     CommitStatus(CommitStatus),
-    /// The event itself, its metadata combined.
-    Event(Box<Event>),
+    /// The event itself.
+    Event(Message),
+}
+
+/// An event as one Alert sends it. The Alerts that an event matches share the event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// As it was received, its metadata cleaned.
+    pub event: Arc<Event>,
+    /// The Alert's metadata; `None` when the event's is combined with it already.
+    pub added: Option<BTreeMap<String, String>>,
+}
+
+impl Message {
+    /// The event with its metadata combined: what is sent.
+    pub fn combined(&self) -> Event {
+        let mut event = Event::clone(&self.event);
+        if let Some(added) = &self.added {
+            event.metadata = combine_with(&self.event, added);
+        }
+        event
+    }
+}
+
+impl From<Event> for Message {
+    /// Of an event that is sent as it is.
+    fn from(event: Event) -> Self {
+        Self { event: event.into(), added: None }
+    }
 }
 
 /// A state on a commit.

@@ -56,7 +56,7 @@ mod tests {
         let new = NewJob {
             subject: Subject::Stream { provider: "uid".into(), about: "it".into() },
             stamp: Stamp { object: "object".into(), version: None, arrived: clock.now() },
-            notice: Notice::Event(Box::default()),
+            notice: Notice::Event(crate::api::Event::default().into()),
             provider: Key::new("apps", "hook"),
             alert: Key::new("apps", "all"),
             object: "Kustomization/apps/web".into(),

@@ -452,9 +452,11 @@ impl Inner {
             (Service::Statuses(vendor), Notice::CommitStatus(status)) => {
                 self.set(job, &pass, &**vendor, status, wrote).await
             }
-            (Service::Events(vendor), Notice::Event(event)) => {
+            (Service::Events(vendor), Notice::Event(message)) => {
                 wrote.store(true, Ordering::Relaxed);
-                vendor.send(event).await.map(|()| Try::Delivered)
+                // The combined event is gone once the request is made of it.
+                let sent = vendor.send(&message.combined());
+                sent.await.map(|()| Try::Delivered)
             }
             _ => {
                 let why = Why::new("UnsupportedType", "the Provider's type was changed to one that does not take this");

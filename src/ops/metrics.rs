@@ -39,6 +39,8 @@ pub enum Outcome {
     Refused,
     /// Given up.
     Failed,
+    /// The outbox had no room for it, or no more for its namespace or Provider.
+    Dropped,
 }
 
 impl Outcome {
@@ -51,6 +53,7 @@ impl Outcome {
             Outcome::Filtered => "filtered",
             Outcome::Refused => "refused",
             Outcome::Failed => "failed",
+            Outcome::Dropped => "dropped",
         }
     }
 }
@@ -160,7 +163,7 @@ pub struct Metrics {
     reconcile_errors: Family<ControllerLabel, Counter>,
     reconcile_seconds: Histograms<ControllerLabel>,
     api_requests: Family<RestLabels, Counter>,
-    totals: [Counter; 6],
+    totals: [Counter; 7],
 }
 
 impl Default for Metrics {

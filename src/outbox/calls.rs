@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
+use super::record::Batch;
+use super::shares::Cost;
 use super::{Job, JobId, NewJob, PutError, Receipt, RepeatKey, Standing, Subject};
 
 /// What the thread is asked.
 pub(super) enum Call {
-    /// Store these; `records` are the jobs as they are written.
-    Put { jobs: Vec<NewJob>, records: Vec<Vec<u8>>, reply: oneshot::Sender<Result<Receipt, PutError>> },
+    /// Store these.
+    Put(Put),
     /// A job is over; its place says what it wanted, or not.
     End { job: Arc<Job>, said: bool },
     /// A job is over that was never claimed.
@@ -28,13 +30,23 @@ pub(super) enum Call {
     Flush(oneshot::Sender<()>),
 }
 
+/// Jobs that have room, on their way to disk.
+pub(super) struct Put {
+    /// The jobs, and what each takes up.
+    pub jobs: Vec<(NewJob, Cost)>,
+    /// The same as they are written.
+    pub batch: Batch,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Result<Receipt, PutError>>,
+}
+
 impl Call {
     /// Somebody waits, or a message would be told twice or a vendor's word be forgotten if this were
     /// lost. A status is read at the vendor before it is told again.
     fn is_urgent(&self) -> bool {
         match self {
             // In their order: the last pause of a job is the one that counts.
-            Call::Put { .. } | Call::PutOff { .. } | Call::Keep(_) | Call::Flush(_) => true,
+            Call::Put(_) | Call::PutOff { .. } | Call::Keep(_) | Call::Flush(_) => true,
             Call::End { job, .. } => matches!(job.new.subject, Subject::Stream { .. }),
             Call::Forget(_) | Call::Remember(..) => false,
         }

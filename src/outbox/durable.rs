@@ -13,12 +13,12 @@ use futures::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::calls::{Call, Calls};
+use super::calls::{Call, Calls, Put};
 use super::file::{self, Lock};
 use super::fingerprint::Fingerprint;
 use super::places::Places;
 use super::queue::{Incoming, Queue};
-use super::record::{self, Times};
+use super::record::{self, Batch, Times};
 use super::store::{self, Store};
 use super::writer::{Shared, Writer};
 use super::{
@@ -183,7 +183,7 @@ fn take_up(store: &mut Store, queue: &mut Queue, repeats: Duration, times: &Time
         };
         // A pause of our own making is over with the process; one that a vendor named is kept.
         let due = row.due.filter(|due| row.told && *due > times.wall()).map(|due| times.within(due, LONGEST_WAIT));
-        let placed = queue.restore(Incoming { id: row.id, new, bytes: row.bytes, attempts: row.attempts, due });
+        let placed = queue.restore(Incoming { id: row.id, cost: record::cost(&new), new, attempts: row.attempts, due });
         left.needless.extend(placed.replaced);
         if placed.fate != Fate::Stored {
             left.needless.push(row.id);
@@ -195,15 +195,22 @@ fn take_up(store: &mut Store, queue: &mut Queue, repeats: Duration, times: &Time
 impl Outbox for DurableOutbox {
     fn put(&self, jobs: Vec<NewJob>) -> BoxFuture<'_, Result<Receipt, PutError>> {
         let times = Times::of(&*self.shared.clock);
-        let records: Vec<Vec<u8>> = jobs.iter().map(|job| record::encode(job, &times)).collect();
-        match self.shared.queue.lock().promise(&jobs, records.iter().map(Vec::len).sum()) {
-            Ok(None) => {}
-            Ok(Some(fates)) => return Box::pin(ready(Ok(Receipt { replaced: vec![0; fates.len()], fates }))),
+        let costs = record::costs(&jobs);
+        let reserved = match self.shared.queue.lock().reserve(&jobs, &costs) {
+            Ok(reserved) => reserved,
             Err(error) => return Box::pin(ready(Err(error))),
+        };
+        let jobs: Vec<_> = reserved.taken(jobs.into_iter().zip(costs));
+        if jobs.is_empty() {
+            return Box::pin(ready(Ok(reserved.receipt(Receipt::default()))));
         }
+        let batch = Batch::of(jobs.iter().map(|(job, cost)| (job, *cost)), &times);
         let (reply, answer) = oneshot::channel();
-        self.calls.tell(Call::Put { jobs, records, reply });
-        Box::pin(async move { answer.await.unwrap_or(Err(PutError::Closed)) })
+        self.calls.tell(Call::Put(Put { jobs, batch, reply }));
+        Box::pin(async move {
+            let receipt = answer.await.unwrap_or(Err(PutError::Closed))?;
+            Ok(reserved.receipt(receipt))
+        })
     }
 
     fn claim_if(&self, now: Instant, limit: usize, may: &mut May<'_>) -> Vec<Arc<Job>> {

@@ -102,7 +102,7 @@ impl NewJob {
                 State::Success => 1,
                 State::Pending => 2,
             },
-            Notice::Event(event) => u8::from(event.severity != "error"),
+            Notice::Event(event) => u8::from(event.event.severity != "error"),
         }
     }
 }

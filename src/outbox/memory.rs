@@ -33,21 +33,17 @@ impl MemoryOutbox {
     }
 
     fn put_now(&self, jobs: Vec<NewJob>) -> Result<Receipt, PutError> {
-        let sizes: Vec<usize> = jobs.iter().map(record::size).collect();
-        let bytes = sizes.iter().sum();
+        let costs = record::costs(&jobs);
         let mut queue = self.queue.lock();
-        if let Some(fates) = queue.promise(&jobs, bytes)? {
-            return Ok(Receipt { replaced: vec![0; fates.len()], fates });
-        }
-        queue.keep_promise(jobs.len(), bytes);
+        let reserved = queue.reserve(&jobs, &costs)?;
         let mut receipt = Receipt::default();
-        for (new, bytes) in jobs.into_iter().zip(sizes) {
+        for (new, cost) in reserved.taken(jobs.into_iter().zip(costs)) {
             let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-            let placed = queue.put(Incoming { id, new, bytes, attempts: 0, due: None });
+            let placed = queue.put(Incoming { id, new, cost, attempts: 0, due: None });
             receipt.fates.push(placed.fate);
             receipt.replaced.push(placed.superseded);
         }
-        Ok(receipt)
+        Ok(reserved.receipt(receipt))
     }
 }
 

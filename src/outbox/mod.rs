@@ -18,6 +18,7 @@ mod places;
 mod queue;
 pub mod record;
 mod repeats;
+mod shares;
 mod store;
 mod writer;
 
@@ -55,6 +56,8 @@ pub enum Fate {
     Superseded,
     /// The same message was told within the interval.
     Repeat,
+    /// There was no room for it in the outbox, or its namespace or Provider has its share. It is dropped.
+    NoRoom,
 }
 
 /// Proof that a batch of jobs was taken, with the fate of each in order. `ingest` needs one to
@@ -70,7 +73,7 @@ pub struct Receipt {
 /// Why jobs were not taken. Nothing of the batch was stored, and the sender must come again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PutError {
-    /// As many jobs wait as may.
+    /// None of the jobs has room in the outbox, or in the share of its namespace or Provider.
     #[error("the outbox is full")]
     Full,
     /// The disk does not take them.
@@ -184,7 +187,7 @@ pub struct Held {
 
 /// Jobs between acceptance and settlement, and the memory of what was said.
 pub trait Outbox: Send + Sync + 'static {
-    /// Takes a batch whole or not at all.
+    /// Takes the jobs of a batch that have room, statuses first.
     fn put(&self, jobs: Vec<NewJob>) -> BoxFuture<'_, Result<Receipt, PutError>>;
 
     /// Up to `limit` jobs that are due, at most one of a [`Subject`] at a time, taking turns among

@@ -11,15 +11,18 @@ use hashbrown::HashMap;
 
 use super::fingerprint::Fingerprint;
 use super::repeats::Repeats;
-use super::{Counts, Fate, Generations, Held, Job, JobId, NewJob, Pick, PutError, Settled, Settlement, Stamp, Subject};
+use super::shares::{Cost, Shares};
+use super::{
+    Counts, Fate, Generations, Held, Job, JobId, NewJob, Pick, PutError, Receipt, Settled, Settlement, Stamp, Subject,
+};
 use crate::compose::{Notice, Slot, State};
 
 /// Bounds of an outbox.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Jobs held at most; past that `put` answers `Full`.
+    /// Jobs held at most, of which each namespace and each Provider gets a share (`shares`).
     pub jobs: usize,
-    /// Bytes of all jobs held, as they are written to disk; past that `put` answers `Full`.
+    /// Bytes of all jobs held, about as they are written to disk; shared in the same way.
     pub bytes: usize,
     /// Jobs of one Provider under way at once, and so at most as many that may be told twice after a
     /// crash. More would seldom help: a host that takes seconds is busy, throttles (Azure DevOps delays
@@ -48,8 +51,8 @@ impl Default for Limits {
 pub(super) struct Queue {
     limits: Limits,
     closed: bool,
-    /// Jobs and bytes on their way to disk: they will need the room.
-    promised: (usize, usize),
+    /// What is held of whom, and what is on its way to disk.
+    shares: Shares,
     /// Subjects with a job.
     subjects: HashMap<Subject, Waiting>,
     /// By Provider UID: whose turn it is, job by job.
@@ -70,7 +73,6 @@ pub(super) struct Queue {
     accepted: Generations<Fingerprint, (State, Fingerprint)>,
     repeats: Repeats,
     held: usize,
-    bytes: usize,
     claimed: usize,
     looks: usize,
 }
@@ -98,7 +100,7 @@ struct Waiting {
 struct Entry {
     id: JobId,
     new: Arc<NewJob>,
-    bytes: usize,
+    cost: Cost,
     attempts: u32,
     due: Option<Instant>,
     /// See [`Job::said`].
@@ -119,12 +121,31 @@ pub(super) struct Incoming {
     pub id: JobId,
     /// What is to be said.
     pub new: NewJob,
-    /// Its size on disk.
-    pub bytes: usize,
+    /// What it takes up.
+    pub cost: Cost,
     /// How often it was tried, by an earlier process.
     pub attempts: u32,
     /// When it may be tried; `None` is at once.
     pub due: Option<Instant>,
+}
+
+/// What became of each job of a batch when room was reserved; `None` is to be put.
+#[derive(Debug)]
+pub(super) struct Reserved(Vec<Option<Fate>>);
+
+impl Reserved {
+    /// Of something of each job that of those to be put.
+    pub fn taken<T>(&self, all: impl Iterator<Item = T>) -> Vec<T> {
+        all.zip(&self.0).filter(|(_, fate)| fate.is_none()).map(|(of, _)| of).collect()
+    }
+
+    /// The receipt of the whole batch; `of_taken` is that of the jobs that were put.
+    pub fn receipt(&self, of_taken: Receipt) -> Receipt {
+        let mut put = of_taken.fates.into_iter().zip(of_taken.replaced);
+        let of = |fate: &Option<Fate>| fate.map_or_else(|| put.next().expect("one for each job put"), |fate| (fate, 0));
+        let (fates, replaced) = self.0.iter().map(of).unzip();
+        Receipt { fates, replaced }
+    }
 }
 
 /// What became of a job that went in.
@@ -166,7 +187,7 @@ impl Queue {
         Self {
             limits,
             closed: false,
-            promised: (0, 0),
+            shares: Shares::new(limits.jobs, limits.bytes),
             subjects: HashMap::new(),
             lanes: HashMap::new(),
             turns: BTreeMap::new(),
@@ -178,7 +199,6 @@ impl Queue {
             accepted: Generations::new(limits.memory),
             repeats: Repeats::new(limits.repeat_interval),
             held: 0,
-            bytes: 0,
             claimed: 0,
             looks: 0,
         }
@@ -189,31 +209,44 @@ impl Queue {
         self.closed = true;
     }
 
-    /// Keeps room for a batch, until [`Queue::keep_promise`]. When nothing of it is to be stored, it
-    /// needs none, and its fates are given.
+    /// Reserves room for the jobs of a batch that are to be stored, statuses first. Each of them is then put, or its
+    /// room released.
     ///
     /// # Errors
-    /// There is no room, or the outbox is closed.
-    pub fn promise(&mut self, batch: &[NewJob], bytes: usize) -> Result<Option<Vec<Fate>>, PutError> {
+    /// No job is stored, and at least one for want of room; or the outbox is closed.
+    pub fn reserve(&mut self, batch: &[NewJob], costs: &[Cost]) -> Result<Reserved, PutError> {
         if self.closed {
             return Err(PutError::Closed);
         }
-        if let Some(fates) = batch.iter().map(|job| self.is_needless(job)).collect() {
-            return Ok(Some(fates));
+        let mut fates: Vec<Option<Fate>> = batch.iter().map(|job| self.is_needless(job)).collect();
+        let mut order: Vec<usize> = (0..batch.len()).filter(|at| fates[*at].is_none()).collect();
+        order.sort_by_key(|at| (matches!(batch[*at].subject, Subject::Stream { .. }), batch[*at].rank()));
+        let mut taken = 0;
+        for &at in &order {
+            let (job, cost) = (&batch[at], &costs[at]);
+            if self.takes_a_place(job) || self.shares.has_room(job, cost) {
+                self.shares.add(job, cost);
+                taken += 1;
+            } else {
+                fates[at] = Some(Fate::NoRoom);
+            }
         }
-        let (jobs, bytes) = (self.promised.0 + batch.len(), self.promised.1 + bytes);
-        // One batch may be larger than all the room there is; it must not wait for ever.
-        let too_large = self.bytes + bytes > self.limits.bytes && self.held + self.promised.0 > 0;
-        if self.held + jobs > self.limits.jobs || too_large {
+        if taken == 0 && !order.is_empty() {
             return Err(PutError::Full);
         }
-        self.promised = (jobs, bytes);
-        Ok(None)
+        Ok(Reserved(fates))
     }
 
-    /// The batch is about to be put, or will not come.
-    pub fn keep_promise(&mut self, jobs: usize, bytes: usize) {
-        self.promised = (self.promised.0 - jobs, self.promised.1 - bytes);
+    /// Releases the room of a job that was not put.
+    pub fn release_room(&mut self, job: &NewJob, cost: &Cost) {
+        self.shares.remove(job, cost);
+    }
+
+    /// Whether a status waits that gives way to this one: it needs no more room, and an old statement must not stand
+    /// because the new one found none.
+    fn takes_a_place(&self, new: &NewJob) -> bool {
+        matches!(new.subject, Subject::Slot(_))
+            && self.subjects.get(&new.subject).is_some_and(|waiting| waiting.jobs.len() > usize::from(waiting.claimed))
     }
 
     /// What would become of a job if it were put now, when there is nothing to store of it.
@@ -246,13 +279,15 @@ impl Queue {
     /// Puts a job whose acceptance was decided by an earlier process: it is no repeat of itself. That process may
     /// have ended while a request for the job was out, which no row of the file tells.
     pub fn restore(&mut self, job: Incoming) -> Placed {
+        self.shares.add(&job.new, &job.cost);
         self.place(job, true)
     }
 
-    /// Puts a job.
+    /// Puts a job for which room was reserved.
     pub fn put(&mut self, job: Incoming) -> Placed {
         if let Some(key) = job.new.repeat {
             if self.repeats.is_repeat(&key, job.new.stamp.arrived) {
+                self.shares.remove(&job.new, &job.cost);
                 return Placed { fate: Fate::Repeat, replaced: Vec::new(), superseded: 0 };
             }
             self.repeats.note(key, job.new.stamp.arrived);
@@ -263,17 +298,17 @@ impl Queue {
     fn place(&mut self, job: Incoming, taken_up: bool) -> Placed {
         let slot = Fingerprint::of_subject(&job.new.subject);
         if self.is_older(&job.new, slot) {
+            self.shares.remove(&job.new, &job.cost);
             return Placed { fate: Fate::Superseded, replaced: Vec::new(), superseded: 0 };
         }
-        let Incoming { id, new, bytes, attempts, due } = job;
+        let Incoming { id, new, cost, attempts, due } = job;
         if let (Some(slot), Notice::CommitStatus(status)) = (slot, &new.notice) {
             self.accepted.insert(slot, (status.state, Fingerprint::of(&[&new.object])));
         }
         let subject = new.subject.clone();
         let latest = new.stamp.clone();
         self.held += 1;
-        self.bytes += bytes;
-        let mut entry = Entry { id, new: Arc::new(new), bytes, attempts, due: None, said: false };
+        let mut entry = Entry { id, new: Arc::new(new), cost, attempts, due: None, said: false };
         let (mut replaced, mut superseded) = (Vec::new(), 0);
         let Some(waiting) = self.subjects.get_mut(&subject) else {
             let before = slot.and_then(|slot| self.settled.remove(&slot));
@@ -297,7 +332,7 @@ impl Queue {
             waiting.jobs.push_back(entry);
             for old in dropped {
                 self.held -= 1;
-                self.bytes -= old.bytes;
+                self.shares.remove(&old.new, &old.cost);
                 replaced.push(old.id);
                 self.looks -= usize::from(old.said);
                 superseded += usize::from(!old.said);
@@ -473,7 +508,7 @@ impl Queue {
         let Some(head) = waiting.jobs.pop_front() else { return };
         self.held -= 1;
         self.looks -= usize::from(head.said);
-        self.bytes -= head.bytes;
+        self.shares.remove(&head.new, &head.cost);
         if !waiting.jobs.is_empty() {
             self.make_ready(subject.clone());
         } else if let Some(Waiting { slot: Some(slot), latest, .. }) = self.subjects.remove(subject) {
@@ -543,7 +578,9 @@ impl Queue {
         let entry = &waiting.jobs[at];
         let job = entry.job(waiting.taken_up);
         if at > 0 {
-            self.bytes -= waiting.jobs.remove(at).map_or(0, |entry| entry.bytes);
+            if let Some(entry) = waiting.jobs.remove(at) {
+                self.shares.remove(&entry.new, &entry.cost);
+            }
             self.held -= 1;
         } else {
             // As if it had been claimed and done: what is ready is claimed by its place in the lane.
@@ -588,7 +625,7 @@ impl Queue {
 
     /// Bytes of the jobs held.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.shares.bytes()
     }
 
     /// How much there is.

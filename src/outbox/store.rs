@@ -1,9 +1,11 @@
 //! The outbox's tables, in SQLite: what is read when Herald starts, and the few statements that are
 //! run afterwards. Owned by the writing thread; `herald outbox` reads the same file.
 
+use std::collections::HashMap;
 use std::fs;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -12,8 +14,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction,
 
 use super::file;
 use super::fingerprint::Fingerprint;
-use super::record::{self, Record, Times};
+use super::record::{self, Batch, Record, Times};
 use super::{JobId, LONGEST_WAIT, Refusal, RepeatKey, Stamp, Standing};
+use crate::api::Event;
 use crate::compose::{CommitStatus, Slot};
 
 /// Marks the file as ours: "Hrld".
@@ -21,7 +24,7 @@ const APPLICATION_ID: i32 = 0x4872_6C64;
 
 /// The steps from one version of the tables to the next; the file's `user_version` says how many
 /// were taken.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     "
     CREATE TABLE jobs (
         id       INTEGER PRIMARY KEY,  -- rises in the order of acceptance
@@ -80,6 +83,17 @@ const MIGRATIONS: [&str; 4] = [
     ALTER TABLE standing ADD COLUMN times INTEGER NOT NULL DEFAULT 1;
     UPDATE standing SET until = at WHERE refused IS NOT NULL AND until IS NULL;
 ",
+    "
+    CREATE TABLE bodies (              -- large events, each once for all its jobs
+        id    INTEGER PRIMARY KEY,     -- that of the first of them
+        event BLOB NOT NULL
+    ) STRICT;
+    ALTER TABLE jobs ADD COLUMN body INTEGER;  -- the event, where the record has none
+    CREATE INDEX jobs_of_body ON jobs (body) WHERE body IS NOT NULL;
+    CREATE TRIGGER body_of_no_job AFTER DELETE ON jobs WHEN old.body IS NOT NULL BEGIN
+        DELETE FROM bodies WHERE id = old.body AND NOT EXISTS (SELECT 1 FROM jobs WHERE body = old.body);
+    END;
+",
 ];
 
 /// A refusal is forgotten after this: whoever mends it while Herald runs ends it, and nobody asks for a
@@ -114,8 +128,6 @@ pub struct Row {
     pub id: JobId,
     /// The job, or why it cannot be read.
     pub record: Result<Record, record::RecordError>,
-    /// Its size in bytes.
-    pub bytes: usize,
     /// How often it was tried.
     pub attempts: u32,
     /// When it is tried again, in milliseconds since 1970.
@@ -428,10 +440,25 @@ impl Store {
 pub(super) struct Writes<'a>(Transaction<'a>);
 
 impl Writes<'_> {
-    /// Adds a job.
-    pub fn insert(&self, id: JobId, record: &[u8], attempts: u32) -> rusqlite::Result<()> {
-        let mut statement = self.0.prepare_cached("INSERT INTO jobs (id, record, attempts) VALUES (?1, ?2, ?3)")?;
-        statement.execute(params![id, record, attempts]).map(drop)
+    /// Adds jobs with these numbers and tries.
+    pub fn insert(&self, batch: &Batch, jobs: impl Iterator<Item = (JobId, u32)>) -> rusqlite::Result<()> {
+        let sql = "INSERT INTO jobs (id, record, attempts, body) VALUES (?1, ?2, ?3, ?4)";
+        let mut statement = self.0.prepare_cached(sql)?;
+        let mut bodies = vec![None; batch.bodies.len()];
+        for ((record, body), (id, attempts)) in batch.records.iter().zip(jobs) {
+            let body = match *body {
+                Some(at) if bodies[at].is_none() => {
+                    let mut statement = self.0.prepare_cached("INSERT INTO bodies (id, event) VALUES (?1, ?2)")?;
+                    statement.execute(params![id, batch.bodies[at]])?;
+                    bodies[at] = Some(id);
+                    bodies[at]
+                }
+                Some(at) => bodies[at],
+                None => None,
+            };
+            statement.execute(params![id, record, attempts, body])?;
+        }
+        Ok(())
     }
 
     /// Writes a page that says what it said.
@@ -509,14 +536,32 @@ pub(super) struct SlotSaid<'a> {
 }
 
 fn jobs(connection: &Connection, id: Option<JobId>) -> anyhow::Result<Vec<Row>> {
-    let sql = "SELECT id, record, attempts, due, told, why FROM jobs WHERE ?1 IS NULL OR id = ?1 ORDER BY id";
-    let mut statement = connection.prepare(sql)?;
+    // `herald outbox` reads the file of an earlier Herald as it is.
+    let version: usize = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let has_bodies = version > 4;
+    let body = if has_bodies { "body" } else { "NULL" };
+    let sql = format!(
+        "SELECT id, record, attempts, due, told, why, {body} FROM jobs WHERE ?1 IS NULL OR id = ?1 ORDER BY id"
+    );
+    let mut bodies: HashMap<JobId, Arc<Event>> = HashMap::new();
+    if has_bodies {
+        let of_one = "SELECT id, event FROM bodies WHERE ?1 IS NULL OR id = (SELECT body FROM jobs WHERE id = ?1)";
+        let mut statement = connection.prepare(of_one)?;
+        let mut rows = statement.query([id])?;
+        while let Some(row) = rows.next()? {
+            // One that cannot be read is missed by its jobs.
+            if let Ok(event) = serde_json::from_slice::<Event>(row.get_ref(1)?.as_blob()?) {
+                bodies.insert(row.get(0)?, event.into());
+            }
+        }
+    }
+    let mut statement = connection.prepare(&sql)?;
     let rows = statement.query_map([id], |row| {
         let bytes: Vec<u8> = row.get(1)?;
+        let body = row.get::<_, Option<JobId>>(6)?.and_then(|body| bodies.get(&body)).cloned();
         Ok(Row {
             id: row.get(0)?,
-            record: record::decode(&bytes),
-            bytes: bytes.len(),
+            record: record::decode_with(&bytes, body),
             attempts: row.get(2)?,
             due: row.get(3)?,
             told: row.get(4)?,

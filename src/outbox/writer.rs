@@ -9,14 +9,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
-use super::calls::{Call, Calls};
+use super::calls::{Call, Calls, Put};
 use super::file::{self, Identity, Lock};
 use super::queue::{Incoming, Queue};
-use super::record::{self, Times};
+use super::record::{self, Batch, Times};
+use super::shares::Cost;
 use super::store::{self, SlotSaid, Store, Writes};
-use super::{Fate, JobId, NewJob, Operation, PutError, Receipt, Subject};
+use super::{Fate, Job, JobId, NewJob, Operation, PutError, Receipt, Subject};
 use crate::clock::Clock;
 use crate::compose::Notice;
 
@@ -102,15 +103,12 @@ pub(super) struct Writer {
     pub runtime: Option<tokio::runtime::Handle>,
 }
 
-/// What a caller of `put` brings.
-type Put = (Vec<NewJob>, Vec<Vec<u8>>, oneshot::Sender<Result<Receipt, PutError>>);
-
 /// What goes into a transaction each, in the order it came.
 fn parts(puts: Vec<Put>) -> Vec<Vec<Put>> {
     let mut parts: Vec<Vec<Put>> = Vec::new();
     let mut bytes = 0;
     for put in puts {
-        let more: usize = put.1.iter().map(Vec::len).sum();
+        let more = put.batch.bytes();
         match parts.last_mut() {
             Some(part) if bytes + more <= TRANSACTION => part.push(put),
             _ => {
@@ -187,7 +185,7 @@ impl Writer {
         let (mut puts, mut flushes) = (Vec::new(), Vec::new());
         for call in batch {
             match call {
-                Call::Put { jobs, records, reply } => puts.push((jobs, records, reply)),
+                Call::Put(put) => puts.push(put),
                 Call::Flush(reply) => flushes.push(reply),
                 end => self.backlog.push(end),
             }
@@ -201,7 +199,7 @@ impl Writer {
             let refused = match self.failing {
                 // Somebody stops and wants to know.
                 Some((error, until)) if now < until && flushes.is_empty() => Err(error),
-                _ => self.try_to_write(&puts.iter().flat_map(|(_, records, _)| records).collect::<Vec<_>>()),
+                _ => self.try_to_write(&puts.iter().map(|put| &put.batch).collect::<Vec<_>>()),
             };
             self.answer(puts, refused);
         }
@@ -221,11 +219,17 @@ impl Writer {
     fn answer(&mut self, puts: Vec<Put>, written: Result<(), PutError>) {
         let shared = self.shared.clone();
         let mut answers = Vec::with_capacity(puts.len());
-        for (jobs, records, reply) in puts {
+        for Put { jobs, reply, .. } in puts {
             // Whoever claims and settles meanwhile waits for one of them, not for all.
             let mut queue = shared.queue.lock();
-            queue.keep_promise(jobs.len(), records.iter().map(Vec::len).sum());
-            answers.push((reply, written.map(|()| self.accept(&mut queue, jobs, &records))));
+            let answer = match written {
+                Ok(()) => Ok(self.accept(&mut queue, jobs)),
+                Err(error) => {
+                    jobs.iter().for_each(|(job, cost)| queue.release_room(job, cost));
+                    Err(error)
+                }
+            };
+            answers.push((reply, answer));
         }
         let send = || {
             for (reply, answer) in answers {
@@ -241,9 +245,9 @@ impl Writer {
     }
 
     /// Writes, with what can be done when there is no room.
-    fn try_to_write(&mut self, records: &[&Vec<u8>]) -> Result<(), PutError> {
+    fn try_to_write(&mut self, batches: &[&Batch]) -> Result<(), PutError> {
         let ends = !self.backlog.is_empty();
-        let mut written = self.write(records);
+        let mut written = self.write(batches);
         // Where another process holds the log, neither helps.
         let no_room = |written: &rusqlite::Result<()>, store: &Store| {
             written.as_ref().is_err_and(store::is_full) && !store.log_is_held
@@ -251,20 +255,20 @@ impl Writer {
         if no_room(&written, &self.store)
             && matches!(self.store.forget_oldest(ROWS_FOR_ROOM), Ok(forgotten) if forgotten > 0)
         {
-            written = self.write(records);
+            written = self.write(batches);
         }
         if no_room(&written, &self.store) && self.shrink() {
-            written = self.write(records);
+            written = self.write(batches);
         }
         self.note(&written);
         if written.is_err() && !self.whole {
-            written = self.write(records);
+            written = self.write(batches);
             self.note(&written);
         }
         let answer =
             written.map_err(|error| if store::is_full(&error) { PutError::Full } else { PutError::Unwritable });
         self.failing = answer.err().map(|error| (error, self.shared.clock.now() + PAUSE));
-        if answer == Err(PutError::Full) && ends && !records.is_empty() && self.write(&[]).is_ok() {
+        if answer == Err(PutError::Full) && ends && !batches.is_empty() && self.write(&[]).is_ok() {
             // What ended makes room for what comes next.
             self.failing = None;
         }
@@ -281,44 +285,47 @@ impl Writer {
     }
 
     /// One transaction: what ended and what is new.
-    fn write(&mut self, records: &[&Vec<u8>]) -> rusqlite::Result<()> {
+    fn write(&mut self, batches: &[&Batch]) -> rusqlite::Result<()> {
         let times = Times::of(&*self.shared.clock);
         let (backlog, first, failing) = (&self.backlog, self.next_id, self.failing.is_some());
         let all = if self.whole { Vec::new() } else { self.shared.queue.lock().all() };
-        let mut bytes = records.iter().map(|record| record.len()).sum();
-        if failing && records.is_empty() && backlog.is_empty() {
+        let whole = (!all.is_empty()).then(|| encoded(&all, &times));
+        let mut bytes = batches.iter().map(|batch| batch.bytes()).sum();
+        if failing && batches.is_empty() && backlog.is_empty() {
             bytes = PROBE;
         }
-        self.store.write(!records.is_empty() || !all.is_empty(), bytes, |writes| {
-            for job in &all {
-                writes.insert(job.id, &record::encode(&job.new, &times), job.attempts)?;
+        self.store.write(!batches.is_empty() || !all.is_empty(), bytes, |writes| {
+            if let Some(whole) = &whole {
+                writes.insert(whole, all.iter().map(|job| (job.id, job.attempts)))?;
             }
             for end in backlog {
                 write_end(writes, end, &times)?;
             }
             delete(writes, backlog)?;
-            for (record, id) in records.iter().zip(first..) {
-                writes.insert(id, record, 0)?;
+            let mut first = first;
+            for batch in batches {
+                writes.insert(batch, (first..).map(|id| (id, 0)))?;
+                first += batch.records.len() as JobId;
             }
             // Whether it can be written is not seen by writing nothing.
-            if failing && records.is_empty() && backlog.is_empty() { writes.touch() } else { Ok(()) }
+            if failing && batches.is_empty() && backlog.is_empty() { writes.touch() } else { Ok(()) }
         })?;
         self.whole = true;
         self.backlog.clear();
-        if !records.is_empty() && !self.sync_delay.is_zero() {
+        if !batches.is_empty() && !self.sync_delay.is_zero() {
             std::thread::sleep(self.sync_delay);
         }
         Ok(())
     }
 
     /// The batch is on disk: it can be claimed.
-    fn accept(&mut self, queue: &mut Queue, jobs: Vec<NewJob>, records: &[Vec<u8>]) -> Receipt {
+    fn accept(&mut self, queue: &mut Queue, jobs: Vec<(NewJob, Cost)>) -> Receipt {
         let mut receipt = Receipt::default();
-        for (new, record) in jobs.into_iter().zip(records) {
+        for (new, cost) in jobs {
             let id = self.next_id;
             self.next_id += 1;
             let message = new.repeat.map(|key| Call::Remember(key, new.stamp.arrived));
-            let placed = queue.put(Incoming { id, new, bytes: record.len(), attempts: 0, due: None });
+            let placed = queue.put(Incoming { id, new, cost, attempts: 0, due: None });
             receipt.fates.push(placed.fate);
             receipt.replaced.push(placed.superseded);
             self.backlog.extend(message.filter(|_| placed.fate == Fate::Stored));
@@ -441,7 +448,7 @@ impl Writer {
         let _ = std::fs::remove_file(&fresh);
         file::release_reserve(&self.path);
         self.store.make_fresh(&fresh, times.before(self.repeat_interval), &times, |writes| {
-            all.iter().try_for_each(|job| writes.insert(job.id, &record::encode(&job.new, &times), job.attempts))
+            writes.insert(&encoded(&all, &times), all.iter().map(|job| (job.id, job.attempts)))
         })?;
         self.store.close()?;
         file::put_fresh(&self.path)?;
@@ -484,6 +491,11 @@ impl Writer {
             tracing::debug!(logger = "outbox", %error, "what is old cannot be forgotten");
         }
     }
+}
+
+/// Jobs as they are written.
+fn encoded(jobs: &[Job], times: &Times) -> Batch {
+    Batch::of(jobs.iter().map(|job| (&*job.new, record::cost(&job.new))), times)
 }
 
 /// Of each job and credential only the last that is to be written of it, so that what waits for a disk has its
@@ -537,7 +549,7 @@ fn write_end(writes: &Writes<'_>, end: &Call, times: &Times) -> rusqlite::Result
             writes.put_off(job.id, job.attempts + 1, times.wall_of(*due), *told, why)
         }
         Call::Keep(standing) => writes.keep(standing, times),
-        Call::Forget(_) | Call::Put { .. } | Call::Flush(_) => Ok(()),
+        Call::Forget(_) | Call::Put(_) | Call::Flush(_) => Ok(()),
     }
 }
 
@@ -545,20 +557,20 @@ fn write_end(writes: &Writes<'_>, end: &Call, times: &Times) -> rusqlite::Result
 mod tests {
     use super::*;
     use crate::api::Key;
+    use tokio::sync::oneshot;
+
     use crate::clock::TurnedClock;
-    use crate::outbox::{Job, Stamp, Standing};
+    use crate::outbox::{Stamp, Standing};
 
     #[test]
     fn a_transaction_has_a_bound_and_a_caller_s_jobs_are_not_parted() {
         const MIB: usize = 1 << 20;
         let put = |sizes: &[usize]| {
-            let records = sizes.iter().map(|size| vec![0; size * MIB]).collect();
-            (Vec::new(), records, oneshot::channel().0)
+            let records = sizes.iter().map(|size| (vec![0; size * MIB], None)).collect();
+            Put { jobs: Vec::new(), batch: Batch { records, bodies: Vec::new() }, reply: oneshot::channel().0 }
         };
         let puts = [&[3][..], &[3], &[1, 1], &[1], &[9, 9], &[], &[1]].map(put).into();
-        let sizes = |part: &Vec<Put>| {
-            part.iter().map(|put| put.1.iter().map(Vec::len).sum::<usize>() / MIB).collect::<Vec<_>>()
-        };
+        let sizes = |part: &Vec<Put>| part.iter().map(|put| put.batch.bytes() / MIB).collect::<Vec<_>>();
         let shown: Vec<_> = parts(puts).iter().map(sizes).collect();
         assert_eq!(shown, [vec![3, 3, 2], vec![1], vec![18], vec![0, 1]]);
         assert!(parts(Vec::new()).is_empty());
@@ -570,7 +582,7 @@ mod tests {
         let job = |id| {
             let subject = Subject::Stream { provider: "p".into(), about: "a".into() };
             let stamp = Stamp { object: "uid".into(), version: None, arrived: now };
-            let notice = Notice::Event(Box::default());
+            let notice = Notice::Event(crate::api::Event::default().into());
             let (provider, alert) = (Key::new("ns", "provider"), Key::new("ns", "alert"));
             let new = NewJob { subject, stamp, notice, provider, alert, object: "o".into(), repeat: None };
             Arc::new(Job { id, new: Arc::new(new), attempts: 0, said: false, taken_up: false })

@@ -29,7 +29,7 @@ pub(super) fn build(target: Target) -> Result<Service, BuildError> {
 }
 
 impl Events for Generic {
-    fn send<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<(), SendError>> {
+    fn send<'a>(&'a self, event: &Event) -> BoxFuture<'a, Result<(), SendError>> {
         let mut request = Request::post_json(self.url.clone(), event.encode()).status_only();
         // A name that no header can carry is left out rather than losing the event.
         if let Ok(component) = HeaderValue::from_str(&event.reporting_controller) {

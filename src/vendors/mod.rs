@@ -87,7 +87,7 @@ pub trait Statuses: Send + Sync {
 /// Speaks to a service that takes events.
 pub trait Events: Send + Sync {
     /// Tells it.
-    fn send<'a>(&'a self, event: &'a Event) -> BoxFuture<'a, Result<(), SendError>>;
+    fn send<'a>(&'a self, event: &Event) -> BoxFuture<'a, Result<(), SendError>>;
 }
 
 /// What a vendor has on a commit: the newest status of each name.

@@ -334,6 +334,7 @@ impl Turned {
             metrics,
             compute: Arc::new(Compute::start().expect("threads")),
             no_cross_namespace: false,
+            dropped: Default::default(),
         });
         Self { clock, pipeline, stores, folder }
     }

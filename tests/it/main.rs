@@ -8,6 +8,7 @@
 mod support;
 
 mod proxy;
+mod room;
 mod scene;
 mod secrets;
 mod tls;

@@ -39,7 +39,7 @@ fn message(id: u64, bytes: usize, now: Instant) -> NewJob {
     NewJob {
         subject: Subject::Stream { provider: "provider".into(), about },
         stamp: Stamp { object: "uid".into(), version: None, arrived: now },
-        notice: Notice::Event(Box::new(event)),
+        notice: Notice::Event(event.into()),
         provider: Key::new("ns", "provider"),
         alert: Key::new("ns", "alert"),
         object: "Kustomization/ns/app".into(),
