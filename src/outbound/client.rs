@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -77,6 +77,8 @@ pub struct Way<'a> {
 pub struct Clients {
     addresses: Addresses,
     environment: Arc<Environment>,
+    /// Keyed at random: a tenant who chose settings of the same hash would share a client.
+    hashes: RandomState,
     pooled: Mutex<HashMap<u64, Weak<Client>>>,
     /// Roots take 300 KiB, so settings are shared among clients.
     tls: Mutex<HashMap<u64, Weak<ClientConfig>>>,
@@ -92,7 +94,7 @@ impl Clients {
     /// None yet; they connect to these addresses only.
     pub fn new(addresses: Addresses) -> Self {
         let environment = Arc::new(Environment::read());
-        Self { addresses, environment, pooled: Mutex::default(), tls: Mutex::default() }
+        Self { addresses, environment, hashes: RandomState::new(), pooled: Mutex::default(), tls: Mutex::default() }
     }
 
     /// The addresses that clients connect to.
@@ -105,7 +107,7 @@ impl Clients {
     /// # Errors
     /// [`ClientError`] says which of the settings is no good.
     pub fn get(&self, way: Way<'_>) -> Result<Arc<Client>, ClientError> {
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = self.hashes.build_hasher();
         way.tls.hash_into(&mut hasher);
         let of_tls = hasher.finish();
         (way.proxy.map(Secret::expose), way.owner).hash(&mut hasher);
