@@ -234,29 +234,51 @@ impl Cli {
     ///
     /// # Errors
     /// Which flag has to change, and why.
-    pub fn check_election(&self) -> Result<(), String> {
+    pub fn check_election(&self) -> Result<(), ElectionError> {
         let (lease, renew) = (self.leader_election_lease_duration, self.leader_election_renew_deadline);
         let retry = self.leader_election_retry_period;
         if !self.enable_leader_election {
             return Ok(());
         }
         if retry.is_zero() {
-            return Err("--leader-election-retry-period=0s is no pause; it must be longer".to_owned());
+            return Err(ElectionError::NoPause);
         }
         if renew.as_nanos() * 10 <= retry.as_nanos() * 12 {
-            return Err(format!(
-                "--leader-election-renew-deadline={renew:?} must be longer than 1.2 times \
-                 --leader-election-retry-period={retry:?}"
-            ));
+            return Err(ElectionError::ShortDeadline { renew, retry });
         }
         if lease <= renew {
-            return Err(format!(
-                "--leader-election-lease-duration={lease:?} must be longer than \
-                 --leader-election-renew-deadline={renew:?}"
-            ));
+            return Err(ElectionError::ShortLease { lease, renew });
         }
         Ok(())
     }
+}
+
+/// Durations of leader election that cannot work; names the flag to change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ElectionError {
+    /// No pause between tries is a load on the API server.
+    #[error("--leader-election-retry-period=0s is no pause; it must be longer")]
+    NoPause,
+    /// A leader has too little time to renew its Lease.
+    #[error(
+        "--leader-election-renew-deadline={renew:?} must be longer than 1.2 times --leader-election-retry-period={retry:?}"
+    )]
+    ShortDeadline {
+        /// How long a leader tries to renew.
+        renew: Duration,
+        /// The pause between tries.
+        retry: Duration,
+    },
+    /// A leader would give up after the Lease had ended.
+    #[error(
+        "--leader-election-lease-duration={lease:?} must be longer than --leader-election-renew-deadline={renew:?}"
+    )]
+    ShortLease {
+        /// How long the Lease holds.
+        lease: Duration,
+        /// How long a leader tries to renew.
+        renew: Duration,
+    },
 }
 
 /// What to do instead of running.
@@ -371,7 +393,7 @@ mod tests {
             (["0s", "30s", "5s"], Some("lease-duration")),
             (["35s", "36s", "5s"], Some("lease-duration")),
         ] {
-            let said = check(true, durations).err();
+            let said = check(true, durations).err().map(|error| error.to_string());
             let named = said.as_deref().map(|said| said.split('=').next().unwrap_or_default());
             assert_eq!(named, wrong.map(|flag| format!("--leader-election-{flag}")).as_deref(), "{durations:?}");
             assert_eq!(check(false, durations), Ok(()), "{durations:?} without election");

@@ -51,7 +51,8 @@ const THE_SECRET: &str = "the Secret of spec.secretRef";
 pub const SECRET_NOT_READ: &str = "SecretNotRead";
 
 /// Why a Provider cannot be used as it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
 pub struct ResolveError {
     /// The condition's reason.
     pub reason: &'static str,

@@ -14,25 +14,34 @@ pub enum Carries {
 }
 
 /// Why a matched Alert leads to no notice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Skip {
     /// `--no-cross-namespace-refs`, and the event is of another namespace.
+    #[error("the event is of another namespace than the Alert")]
     CrossNamespace,
     /// The Alert names a Provider that is not there.
+    #[error("the Alert names a Provider that does not exist")]
     NoProvider,
     /// The Provider is suspended.
+    #[error("the Provider is suspended")]
     ProviderSuspended,
     /// The Provider's type is not built.
+    #[error("the Provider's type is not supported")]
     UnsupportedType,
     /// A commit-status Provider, and an event that is no final outcome for a commit.
+    #[error("the event is no final outcome for a commit")]
     NotFinal,
     /// The state this event stands for is not said at this kind of vendor.
+    #[error("the vendor is not sent this state")]
     NoState,
     /// The event names no commit.
+    #[error("the event names no commit")]
     NoCommit,
     /// The Provider's expression gives no name for this event; the text says why.
+    #[error("{0}")]
     Expression(String),
     /// Nothing yet: the Provider's expression needs more steps than there are here.
+    #[error("the expression needs more steps")]
     NeedsMore,
 }
 

@@ -40,11 +40,13 @@ macro_rules! line {
 }
 
 /// Why a write did not work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
     /// There is nothing to write to.
+    #[error("the object is gone")]
     Gone,
     /// It may work later.
+    #[error("the write did not work; it is tried again")]
     Retry,
 }
 

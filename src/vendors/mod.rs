@@ -154,7 +154,8 @@ impl Listing {
 }
 
 /// Why a Provider cannot be spoken to as it is written; in words for its condition.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
 pub struct BuildError {
     /// The condition's reason.
     pub reason: &'static str,
