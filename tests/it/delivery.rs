@@ -132,7 +132,7 @@ async fn a_refused_credential_waits_for_a_better_one_and_no_longer() {
 async fn a_credential_that_changes_during_a_try_counts_for_the_next() {
     let scene = Scene::of("github").await;
     scene.forge.token("a-better-token", Access::Write);
-    scene.forge.fail(Fault::delay(Duration::from_secs(3)).reads());
+    scene.forge.fail(Fault::delay(Duration::from_secs(8)).reads());
     scene.post(&kustomization_event("web", &sha(1))).await;
     scene.requests(1).await;
     // Too late for the request under way, which will be refused.
@@ -250,7 +250,8 @@ async fn a_vendor_that_hangs_does_not_keep_herald_from_ending() {
     scene.requests(1).await;
     let started = Instant::now();
     scene.herald.app.shutdown(Duration::from_millis(500)).await;
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    // A request has 15 s.
+    assert!(started.elapsed() < Duration::from_secs(12), "{:?}", started.elapsed());
     assert_eq!(scene.forge.requests().len(), 1);
 }
 
@@ -273,8 +274,8 @@ async fn what_is_held_for_longer_than_the_grace_does_not_keep_herald_from_ending
         .await;
         let requests = scene.forge.requests().len();
         let started = Instant::now();
-        scene.herald.app.shutdown(Duration::from_secs(8)).await;
-        assert!(started.elapsed() < Duration::from_secs(4), "{faults:?}: {:?}", started.elapsed());
+        scene.herald.app.shutdown(Duration::from_secs(40)).await;
+        assert!(started.elapsed() < Duration::from_secs(20), "{faults:?}: {:?}", started.elapsed());
         assert_eq!(scene.forge.requests().len(), requests, "{faults:?}");
         assert_eq!(outbox.counts().held, 8, "{faults:?}");
     }))

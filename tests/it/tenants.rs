@@ -61,7 +61,7 @@ async fn hooks_of_a_tenant_that_hang_leave_room_for_statuses() {
     let hanging = || scene.forge.requests().len() + elsewhere.requests().len();
     wait::until(DEADLINE, "requests that hang", || async { (hanging() >= 200).then_some(()) }).await;
     let took = told(&scene, 20).await;
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < Duration::from_secs(15), "{took:?}");
     let under_way = scene.herald.app.outbox.counts().claimed;
     assert!(under_way < 300, "{under_way} jobs of one namespace are under way");
 }
@@ -81,7 +81,7 @@ async fn a_hook_that_is_broken_says_nothing_of_the_git_host_beside_it() {
     let hooks = |forge: &Forge| forge.requests().iter().filter(|request| request.uri.contains("hook")).count();
     wait::until(DEADLINE, "the hook to fail", || async { (hooks(&scene.forge) >= 3).then_some(()) }).await;
     let took = told(&scene, 60).await;
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < Duration::from_secs(15), "{took:?}");
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn a_repository_that_its_host_fails_at_holds_up_no_other_namespace() {
     }
     scene.requests(3).await;
     let took = told(&scene, 30).await;
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < Duration::from_secs(15), "{took:?}");
 }
 
 // === What another route shows ===
