@@ -13,7 +13,6 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
-use tower::ServiceExt;
 use url::{Host, Url};
 
 use crate::cli::{Cli, OBJECT_LEVEL_WORKLOAD_IDENTITY};
@@ -26,7 +25,7 @@ use crate::compute::Compute;
 use crate::delivery::resolve::{Identities, Resolver};
 use crate::delivery::troubles::{About, Troubles};
 use crate::delivery::{Deadlines, Delivery};
-use crate::ingest::{self, Bounds, Door, listen};
+use crate::ingest::{self, Bounds, EventServer, listen};
 use crate::ops::health;
 use crate::ops::metrics::Metrics;
 use crate::outbound::Addresses;
@@ -83,7 +82,7 @@ impl App {
     /// As [`App::start`].
     pub async fn start_by(clock: Arc<dyn Clock>, cli: &Cli, source: Source) -> anyhow::Result<Self> {
         crate::install_tls_provider();
-        cli.check_election().map_err(anyhow::Error::msg)?;
+        cli.check_election()?;
         let namespace = match (cli.watch_all_namespaces, &cli.runtime_namespace) {
             (true, _) => None,
             (false, Some(namespace)) if !namespace.is_empty() => Some(namespace.clone()),
@@ -161,7 +160,7 @@ impl App {
         tasks.spawn(delivery.clone().say_unsaid());
         tasks.spawn(tell_delivery(stores.clone(), resolver.clone(), delivery.clone()));
         tasks.spawn(tell_reconcile(delivery.troubles().clone(), stores.clone()));
-        let door = Door::new(pipeline, metrics.clone());
+        let door = EventServer::new(pipeline, metrics.clone());
         let mut door_stopped = stopped.clone();
         let door = tokio::spawn(door.serve(events, async move {
             let _ = door_stopped.wait_for(|stop| *stop).await;
@@ -485,22 +484,14 @@ async fn bind(flag: &str, address: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// For the kubelet and a few scrapers; a head has as long as at the events door.
+/// For the kubelet and a few scrapers; the time-out is that of the events door. There are more connections than they
+/// need, so that the kernel's queue of silent ones (1,024) empties within one or two time-outs.
 const FOR_OPERATORS: Bounds =
-    Bounds { logger: "setup", connections: 64, head: Duration::from_secs(10), buffer: 16 << 10 };
+    Bounds { logger: "setup", connections: 1024, silence: Duration::from_secs(10), buffer: 16 << 10 };
 
 /// Serves probes or metrics; ends only with the process.
 async fn serve_operators(listener: TcpListener, clock: Arc<dyn Clock>, router: Router) {
-    let answer = move |request| {
-        let answer = router.clone().oneshot(request);
-        async move {
-            match answer.await {
-                Ok(answer) => answer,
-                Err(never) => match never {},
-            }
-        }
-    };
-    ingest::serve(listener, FOR_OPERATORS, clock, answer, std::future::pending()).await;
+    ingest::serve(listener, FOR_OPERATORS, clock, router, std::future::pending()).await;
 }
 
 /// Has the conditions looked at of what deliveries fail for, or work for again.

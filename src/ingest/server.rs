@@ -1,75 +1,62 @@
-//! An HTTP/1 server in which everything is bounded, for Herald's three ports. Called by the events door, and by `app` for
-//! probes and metrics.
+//! Serves an axum [`Router`] with bounds, which `axum::serve` does not have: how many connections are open, and how long
+//! one may be silent. Called by the events server, and by `app` for probes and metrics.
 //!
-//! Nobody can shut the others out by saying nothing: when as many connections are open as may be, the one that was heard
-//! from longest ago gives way to the next. Only one whose request arrived whole, and which waits for its answer, never does.
+//! A connection that is silent for longer than the time-out ends. When all connections are in use, the next one waits in
+//! the kernel's queue until one ends: silent ones keep a sender out for no longer than the time-out.
 
-use std::collections::HashMap;
-use std::convert::Infallible;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use axum::Router;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Spell;
+use super::LogThrottle;
 use crate::clock::Clock;
 
-/// How much a server bears.
+/// Limits of one server.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// The `logger` of its lines.
+    /// The `logger` of its log lines.
     pub logger: &'static str,
     /// Connections open at once.
     pub connections: usize,
-    /// How long a head may take to arrive, and how long an idle connection stays open.
-    pub head: Duration,
-    /// Bytes read ahead on a connection. A head that is not whole within them is answered 431, but one that arrives at a
-    /// stroke can be larger; 8 KiB is the least.
+    /// How long a head may take to arrive, an idle connection stays open, and an answer stays unread.
+    pub silence: Duration,
+    /// Bytes read ahead on a connection. A head that is not whole within them is answered 431, but one that arrives in a
+    /// single read can be larger. At least 8 KiB.
     pub buffer: usize,
 }
 
-/// Serves until `stop` resolves, then finishes what is open. `answer` must not take for ever.
-pub async fn serve<F, A, B>(
+/// Serves until `stop` resolves, then finishes the requests that have begun. A handler must bound the time of a body.
+pub async fn serve(
     listener: TcpListener,
     bounds: Bounds,
     clock: Arc<dyn Clock>,
-    answer: F,
+    router: Router,
     stop: impl Future<Output = ()>,
-) where
-    F: Fn(Request<Arriving>) -> A + Clone + Send + 'static,
-    A: Future<Output = Response<B>> + Send,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let connections = Arc::new(Connections::new(bounds, clock));
+) {
+    let permits = Arc::new(Semaphore::new(bounds.connections));
+    let full = LogThrottle::new(clock);
     let graceful = GracefulShutdown::new();
-    let mut stop = std::pin::pin!(stop);
+    let service = TowerToHyperService::new(router);
+    let mut http = http1::Builder::new();
+    // 100 headers, as many as hyper has room for without asking the heap for each request.
+    http.timer(TokioTimer::new()).header_read_timeout(bounds.silence).max_buf_size(bounds.buffer);
+    let mut stop = pin!(stop);
     loop {
-        let accepted = async {
-            let (stream, _) = listener.accept().await?;
-            Ok::<_, io::Error>((stream, connections.enter().await))
-        };
-        let accepted = tokio::select! {
+        let accepted = async { (permit(&permits, &full, bounds).await, listener.accept().await) };
+        let (permit, accepted) = tokio::select! {
             () = &mut stop => break,
             accepted = accepted => accepted,
         };
-        let (stream, place) = match accepted {
-            Ok(accepted) => accepted,
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(logger = bounds.logger, %error, "cannot accept a connection");
                 // Out of file descriptors, most likely; they come back as others close.
@@ -78,217 +65,34 @@ pub async fn serve<F, A, B>(
             }
         };
         let _ = stream.set_nodelay(true);
-        let (answer, asker) = (answer.clone(), place.0.clone());
-        let service = service_fn(move |request: Request<Incoming>| {
-            let peer = asker.clone();
-            let answered = answer(request.map(|body| Arriving::new(body, peer.clone())));
-            async move {
-                let answer = answered.await;
-                peer.answered();
-                Ok::<_, Infallible>(answer)
-            }
-        });
-        // 100 headers, as many as hyper has room for without asking the heap for each request.
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(bounds.head)
-            .max_buf_size(bounds.buffer)
-            .serve_connection(TokioIo::new(Heard { stream, peer: place.0.clone() }), service);
-        let connection = graceful.watch(connection);
+        // hyper has no time-out for an answer that the client does not read.
+        #[cfg(target_os = "linux")]
+        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(bounds.silence));
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
         tokio::spawn(async move {
-            tokio::select! {
-                // An answer that is ready is written first.
-                biased;
-                // A connection's own troubles are the client's.
-                _ = connection => {}
-                () = place.0.gives_way.notified() => {}
-            }
+            // An error of a connection is its client's.
+            let _ = connection.await;
+            drop(permit);
         });
     }
     drop(listener);
     graceful.shutdown().await;
 }
 
-/// The connections of one server.
-struct Connections {
-    logger: &'static str,
-    most: usize,
-    spell: Spell,
-    /// Grows whenever anything is heard; who has the least number was heard from longest ago.
-    turns: AtomicU64,
-    open: Mutex<HashMap<u64, Arc<Peer>>>,
-    /// There may be room for one more.
-    room: Notify,
-}
-
-/// One of them.
-struct Peer {
-    id: u64,
-    heard: AtomicU64,
-    /// Its request arrived whole and is not answered.
-    waits: AtomicBool,
-    gives_way: Notify,
-    among: Arc<Connections>,
-}
-
-impl Connections {
-    fn new(bounds: Bounds, clock: Arc<dyn Clock>) -> Self {
-        let Bounds { logger, connections: most, .. } = bounds;
-        let spell = Spell::new(clock);
-        Self { logger, most, spell, turns: AtomicU64::new(0), open: Mutex::default(), room: Notify::new() }
+/// Waits until there is room for one more connection.
+async fn permit(permits: &Arc<Semaphore>, full: &LogThrottle, bounds: Bounds) -> OwnedSemaphorePermit {
+    if permits.available_permits() == 0 && full.is_due() {
+        let most = bounds.connections;
+        tracing::warn!(logger = bounds.logger, most, "all connections are in use; the next one waits until one ends");
     }
-
-    /// A place for one more, which another may have to leave; waits while all others are owed an answer.
-    async fn enter(self: &Arc<Self>) -> Place {
-        loop {
-            if let Some(place) = self.try_enter() {
-                return place;
-            }
-            self.room.notified().await;
-        }
-    }
-
-    fn try_enter(self: &Arc<Self>) -> Option<Place> {
-        let mut open = self.open.lock();
-        if open.len() >= self.most {
-            let quiet = open.values().filter(|peer| !peer.waits.load(Ordering::Relaxed));
-            let id = quiet.min_by_key(|peer| peer.heard.load(Ordering::Relaxed))?.id;
-            open.remove(&id)?.gives_way.notify_one();
-            if self.spell.begins() {
-                let most = self.most;
-                tracing::warn!(
-                    logger = self.logger,
-                    most,
-                    "as many connections as may be; the longest silent gives way"
-                );
-            }
-        }
-        let id = self.turn();
-        let (heard, waits, gives_way) = (AtomicU64::new(id), AtomicBool::new(false), Notify::new());
-        let peer = Arc::new(Peer { id, heard, waits, gives_way, among: self.clone() });
-        open.insert(id, peer.clone());
-        Some(Place(peer))
-    }
-
-    fn turn(&self) -> u64 {
-        self.turns.fetch_add(1, Ordering::Relaxed)
-    }
-}
-
-impl Peer {
-    fn heard(&self) {
-        self.heard.store(self.among.turn(), Ordering::Relaxed);
-    }
-
-    fn answered(&self) {
-        self.heard();
-        self.waits.store(false, Ordering::Relaxed);
-        self.among.room.notify_one();
-    }
-}
-
-/// A connection's place, which it leaves however it ends.
-struct Place(Arc<Peer>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.among.open.lock().remove(&self.0.id);
-        self.0.among.room.notify_one();
-    }
-}
-
-/// A body, which tells when it is whole.
-pub struct Arriving {
-    body: Incoming,
-    peer: Arc<Peer>,
-}
-
-impl Arriving {
-    fn new(body: Incoming, peer: Arc<Peer>) -> Self {
-        let arriving = Self { body, peer };
-        arriving.look();
-        arriving
-    }
-
-    fn look(&self) {
-        if self.body.is_end_stream() {
-            self.peer.waits.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Body for Arriving {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        match &polled {
-            // In chunks, only this is the end.
-            Poll::Ready(None) => self.peer.waits.store(true, Ordering::Relaxed),
-            Poll::Ready(Some(_)) => self.look(),
-            Poll::Pending => {}
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A connection that remembers when it was heard from.
-struct Heard<S> {
-    stream: S,
-    peer: Arc<Peer>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = into.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, into);
-        if into.filled().len() > before {
-            self.peer.heard();
-        }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+    permits.clone().acquire_owned().await.expect("never closed")
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
 
-    use http_body_util::{BodyExt, Empty};
+    use axum::extract::State;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
     use tokio::sync::{mpsc, oneshot};
@@ -298,28 +102,27 @@ mod tests {
 
     const WHOLE: &[u8] = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}";
 
-    /// What ends when it is long past the limit of any test.
+    /// Fails what takes much longer than any step of a test.
     async fn soon<T>(what: impl Future<Output = T>) -> T {
-        tokio::time::timeout(Duration::from_secs(10), what).await.expect("in time")
+        tokio::time::timeout(Duration::from_secs(20), what).await.expect("in time")
     }
 
-    /// A server whose requests, each read whole, are answered by the test.
-    async fn server(connections: usize, head: Duration) -> (SocketAddr, mpsc::UnboundedReceiver<oneshot::Sender<()>>) {
+    /// A server whose requests are answered by the test.
+    async fn server(
+        connections: usize,
+        silence: Duration,
+    ) -> (SocketAddr, mpsc::UnboundedReceiver<oneshot::Sender<()>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = listener.local_addr().expect("it is bound");
         let (asked, requests) = mpsc::unbounded_channel();
-        let answer = move |request: Request<Arriving>| {
-            let asked = asked.clone();
-            async move {
-                let _ = request.into_body().collect().await;
-                let (answer, answered) = oneshot::channel();
-                let _ = asked.send(answer);
-                let _ = answered.await;
-                Response::new(Empty::<Bytes>::new())
-            }
+        let answer = async |State(asked): State<mpsc::UnboundedSender<oneshot::Sender<()>>>, _body: String| {
+            let (answer, answered) = oneshot::channel();
+            let _ = asked.send(answer);
+            let _ = answered.await;
         };
-        let bounds = Bounds { logger: "test", connections, head, buffer: 8 << 10 };
-        tokio::spawn(serve(listener, bounds, Arc::new(SystemClock), answer, std::future::pending()));
+        let router = Router::new().fallback(answer).with_state(asked);
+        let bounds = Bounds { logger: "test", connections, silence, buffer: 8 << 10 };
+        tokio::spawn(serve(listener, bounds, Arc::new(SystemClock), router, std::future::pending()));
         (at, requests)
     }
 
@@ -342,49 +145,47 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_for_an_answer_gives_way_to_nobody() {
-        let (at, mut requests) = server(3, Duration::from_secs(60)).await;
+    async fn connections_past_the_bound_wait_until_one_ends() {
+        let (at, mut requests) = server(2, Duration::from_secs(60)).await;
         let mut first = wire(at, WHOLE).await;
         let to_first = soon(requests.recv()).await.expect("the first");
-        let mut half =
-            wire(at, b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{").await;
-        assert_eq!(status(&mut half).await, "HTTP/1.1 100");
-        soon(half.read_exact(&mut [0; 13])).await.expect("the end of that line, and an empty one");
-        let idle = wire(at, b"").await;
-
-        // Two more: they take the places of those that did not bring a whole request, the longest silent first.
-        let mut second = wire(at, WHOLE).await;
-        let to_second = soon(requests.recv()).await.expect("the second");
-        closed(half).await;
+        let _second = wire(at, WHOLE).await;
+        let _to_second = soon(requests.recv()).await.expect("the second");
         let mut third = wire(at, WHOLE).await;
-        let to_third = soon(requests.recv()).await.expect("the third");
-        closed(idle).await;
-
-        // None is left to give way: the next waits until one was answered.
-        let mut fourth = wire(at, WHOLE).await;
         let early = tokio::time::timeout(Duration::from_millis(100), requests.recv()).await;
         assert!(early.is_err(), "there is no room");
-        to_second.send(()).expect("it is waited for");
-        assert_eq!(status(&mut second).await, "HTTP/1.1 200");
-        soon(requests.recv()).await.expect("the fourth").send(()).expect("it is waited for");
-        assert_eq!(status(&mut fourth).await, "HTTP/1.1 200");
-        for (answer, wire) in [(to_first, &mut first), (to_third, &mut third)] {
-            answer.send(()).expect("it is waited for");
-            assert_eq!(status(wire).await, "HTTP/1.1 200");
-        }
+        to_first.send(()).expect("it is waited for");
+        assert_eq!(status(&mut first).await, "HTTP/1.1 200");
+        drop(first);
+        soon(requests.recv()).await.expect("the third").send(()).expect("it is waited for");
+        assert_eq!(status(&mut third).await, "HTTP/1.1 200");
     }
 
     #[tokio::test]
-    async fn a_head_that_does_not_arrive_ends_the_connection() {
-        let (at, mut requests) = server(3, Duration::from_millis(100)).await;
+    async fn silent_connections_end_at_the_time_out_and_the_next_is_served() {
+        let (at, mut requests) = server(2, Duration::from_millis(100)).await;
         let silent = wire(at, b"").await;
         let half = wire(at, b"POST / HTTP/1.1\r\nHost: ").await;
+        let mut third = wire(at, WHOLE).await;
         closed(silent).await;
         closed(half).await;
-        let mut kept = wire(at, WHOLE).await;
         soon(requests.recv()).await.expect("a request").send(()).expect("it is waited for");
-        assert_eq!(status(&mut kept).await, "HTTP/1.1 200");
+        assert_eq!(status(&mut third).await, "HTTP/1.1 200");
         let mut rest = Vec::new();
-        soon(kept.read_to_end(&mut rest)).await.expect("idle connections are closed in order");
+        soon(third.read_to_end(&mut rest)).await.expect("an idle connection is closed in order");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_answer_that_nobody_reads_ends_the_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let at = listener.local_addr().expect("it is bound");
+        // More than the kernel keeps for a socket.
+        let router = Router::new().fallback(async || vec![0_u8; 64 << 20]);
+        let bounds = Bounds { logger: "test", connections: 1, silence: Duration::from_millis(300), buffer: 8 << 10 };
+        tokio::spawn(serve(listener, bounds, Arc::new(SystemClock), router, std::future::pending()));
+        let _deaf = wire(at, WHOLE).await;
+        let mut next = wire(at, WHOLE).await;
+        assert_eq!(status(&mut next).await, "HTTP/1.1 200");
     }
 }

@@ -144,6 +144,8 @@ async fn what_is_no_event_is_refused_and_what_go_takes_is_not() {
         ("{} x", 400),
         (r#"{"metadata":{"a":1}}"#, 400),
         (r#"{"timestamp":""}"#, 400),
+        (&format!(r#"{{"involvedObject":{{"name":"{}"}}}}"#, "n".repeat(600)), 400),
+        (&format!(r#"{{"reason":"{}"}}"#, "R".repeat(2_900_000)), 202),
         ("{}", 202),
         ("null", 202),
         (r#"{"MESSAGE":"m","unknown":[1]}"#, 202),
@@ -297,12 +299,14 @@ async fn what_is_announced_and_never_sent_takes_no_room() {
     for header in announced.chain(std::iter::repeat_n("Transfer-Encoding: chunked".to_owned(), 22)) {
         let mut wire = Wire::to(&herald).await;
         wire.send(format!("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n{header}\r\n\r\n")).await;
-        let asked_to_go_on = tokio::time::timeout(Duration::from_secs(1), wire.answer()).await;
+        let asked_to_go_on = tokio::time::timeout(Duration::from_secs(8), wire.answer()).await;
         assert_eq!(asked_to_go_on.expect("at once").status, 100);
         silent.push(wire);
     }
     let mut honest = Wire::to(&herald).await;
-    let answer = tokio::time::timeout(Duration::from_secs(1), honest.post("{}")).await.expect("at once");
+    let answer = tokio::time::timeout(Duration::from_secs(8), honest.post("{}"))
+        .await
+        .expect("sooner than the time-out of the others");
     assert_eq!(answer.status, 202);
     drop(silent);
     end(herald).await;
@@ -337,46 +341,38 @@ async fn bodies_that_find_no_room_give_back_what_they_took() {
     end(herald).await;
 }
 
-#[tokio::test]
-async fn silent_connections_give_way_to_probes_and_scrapes() {
-    let (_folder, herald) = alone().await;
-    for (address, path) in [(herald.app.health, "/healthz"), (herald.app.metrics_at, "/metrics")] {
-        let first = Wire::connect(address).await;
-        let mut idle = Vec::new();
-        for _ in 0..64 {
-            idle.push(Wire::connect(address).await);
-        }
-        let closed = tokio::time::timeout(Duration::from_secs(5), first.rest()).await;
-        assert_eq!(closed.expect("sooner than its time is up"), b"");
-        let mut honest = Wire::connect(address).await;
-        let answer = tokio::time::timeout(Duration::from_secs(1), honest.ask("GET", path, "", b"")).await;
-        assert_eq!(answer.expect("at once").status, 200, "{path}");
+/// What a connection of a client that falls silent may have sent.
+const SILENCES: [&str; 3] =
+    ["", "POST / HTTP/1.1\r\nHost: ", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{"];
+
+/// Opens more silent connections than a server takes at once, and returns how long the next request then waits.
+async fn behind_silent_connections(address: std::net::SocketAddr, method: &str, path: &str, body: &[u8]) -> Duration {
+    let mut idle = Vec::new();
+    for number in 0..1100 {
+        let mut wire = Wire::connect(address).await;
+        wire.send(SILENCES[number % SILENCES.len()]).await;
+        idle.push(wire);
     }
-    end(herald).await;
+    let began = std::time::Instant::now();
+    let mut honest = Wire::connect(address).await;
+    let answer = tokio::time::timeout(Duration::from_secs(60), honest.ask(method, path, "", body)).await;
+    let answer = answer.expect("the silent connections end");
+    assert!([200, 202].contains(&answer.status), "{}", answer.head);
+    began.elapsed()
 }
 
 #[tokio::test]
-async fn silent_connections_give_way() {
+async fn silent_connections_shut_no_door_for_longer_than_the_time_out() {
     let (_folder, herald) = alone().await;
-    let mut first = Wire::to(&herald).await;
-    assert_eq!(first.post("{}").await.status, 202);
-    let mut idle = Vec::new();
-    for number in 0..1100 {
-        let mut wire = Wire::to(&herald).await;
-        match number % 3 {
-            0 => {}
-            1 => wire.send("POST / HTTP/1.1\r\nHost: ").await,
-            _ => wire.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{").await,
-        }
-        idle.push(wire);
+    let waited = tokio::join!(
+        behind_silent_connections(herald.app.events, "POST", "/", b"{}"),
+        behind_silent_connections(herald.app.health, "GET", "/healthz", b""),
+        behind_silent_connections(herald.app.metrics_at, "GET", "/metrics", b""),
+    );
+    for waited in [waited.0, waited.1, waited.2] {
+        // The time-out is 10 s; the rest is for a busy machine.
+        assert!(waited < Duration::from_secs(30), "{waited:?}");
     }
-    let mut honest = Wire::to(&herald).await;
-    let answer = tokio::time::timeout(Duration::from_secs(1), honest.post("{}")).await.expect("at once");
-    assert_eq!(answer.status, 202);
-    let closed = tokio::time::timeout(Duration::from_secs(1), first.rest()).await;
-    assert_eq!(closed.expect("the one that was heard from longest ago is closed"), b"");
-    assert_eq!(honest.post("{}").await.status, 202, "and not the last one");
-    drop(idle);
     end(herald).await;
 }
 
