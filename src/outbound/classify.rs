@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 
 /// Why a request did not work. Its text names a class and a code; a remote's own words are only in
 /// `body`, for the log.
@@ -214,14 +214,15 @@ pub(super) fn is_foreign(error: &SendError, headers: &HeaderMap, is_api: bool) -
     if !(status.is_client_error() || code == 501) || matches!(code, 401 | 407 | 408 | 425 | 429) {
         return false;
     }
-    let html = |value: &HeaderValue| value.as_bytes().to_ascii_lowercase().starts_with(b"text/html");
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
     let text = body.trim_start();
-    let page = headers.get(CONTENT_TYPE).is_some_and(html) || text.starts_with('<');
+    let page = kind.starts_with("text/html") || text.starts_with('<');
     if !is_api {
         return page && !matches!(code, 403 | 404 | 409);
     }
     let empty_as_usual = text.is_empty() && matches!(code, 403 | 404 | 409 | 422);
-    (page || !text.starts_with(['{', '['])) && !empty_as_usual && !error.is_unnamed_limit()
+    let json = kind.contains("json") || text.starts_with(['{', '[']);
+    (page || !json) && !empty_as_usual && !error.is_unnamed_limit()
 }
 
 impl From<reqwest::Error> for SendError {
@@ -385,6 +386,7 @@ fn reset(text: &str, now: impl Fn() -> jiff::Timestamp) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderValue;
 
     /// What stands between Herald and a vendor, in its own words.
     #[test]

@@ -162,7 +162,11 @@ async fn a_password_shows_in_no_log_line_however_it_was_sent() {
         let logs = Logs::collect();
         let forge = forge().await;
         let git = git(kind, &forge);
-        forge.fail(Fault::answer(400).body(&format!("you are Basic {BASIC} with planted-password")).writes());
+        forge.fail(
+            Fault::answer(400)
+                .body(&format!(r#"{{"message": "you are Basic {BASIC} with planted-password"}}"#))
+                .writes(),
+        );
         let scene = scene(forge, git, secret).await;
         scene.tell([kustomization_event("web", &sha(1))]).await;
         // To the Alert and to the Provider.
@@ -236,7 +240,8 @@ async fn write(forge: &Forge, token: &str, body: &serde_json::Value) {
 #[tokio::test]
 async fn a_sign_in_page_waits_for_a_better_token() {
     let page = Fault::answer(203).body("<!DOCTYPE html><title>Azure DevOps Services | Sign In</title>");
-    for (fault, reads, writes) in [(page.clone().reads(), 2, 1), (page.writes(), 2, 2)] {
+    let page = page.times(2);
+    for (fault, reads, writes) in [(page.clone().reads(), 3, 1), (page.writes(), 3, 3)] {
         let logs = Logs::collect();
         let scene = Scene::of("azuredevops").await;
         scene.forge.fail(fault);
@@ -259,7 +264,7 @@ async fn azure_is_asked_to_refuse_a_token_instead_of_showing_a_page() {
     scene.quiet().await;
     assert_eq!(logs.count(&["answered 401", "will try again"]), 1);
     scene.change("git", |folder| drop(folder.write(&secret("token", "token", "a-better-token")))).await;
-    scene.end(2, 1).await;
+    scene.end(3, 1).await;
 }
 
 #[tokio::test]

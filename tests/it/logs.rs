@@ -162,7 +162,7 @@ async fn a_dead_provider_fills_no_log_and_every_end_is_told() {
     const JOBS: u64 = 300;
     let logs = Logs::printed();
     let scene = Scene::of("github").await;
-    let refuse = |code| scene.forge.fail(Fault::answer(code).every(1));
+    let refuse = |code| scene.forge.fail(Fault::answer(code).body(r#"{"message": "no"}"#).every(1));
     // Refused for good, each of them; then put off, each of them.
     refuse(400);
     for number in 0..JOBS {

@@ -52,7 +52,7 @@ async fn what_waits_can_be_seen_tried_and_dropped() {
     assert!(outbox(&path, &["ls"]).await.expect("it works").contains("nothing waits"));
 
     // Nothing that Herald does by itself ends this wait.
-    scene.forge.fail(Fault::answer(403).body("no").every(1));
+    scene.forge.fail(Fault::answer(403).body(r#"{"message": "no"}"#).every(1));
     scene.post(&kustomization_event("web", &sha(1)).failed("BuildFailed")).await;
     let (job, line) = refused(&path).await;
     for part in ["flux-system/git", "Kustomization/flux-system/web", "failure on", " in 9m"] {
@@ -150,11 +150,11 @@ async fn put_off(path: &Path, count: usize) -> Vec<String> {
 /// What others wrote must not write on the operator's terminal.
 #[tokio::test]
 async fn what_others_say_is_printed_and_not_obeyed() {
-    let page = "<html>\r\n<h1>403</h1>\u{1b}[2J\u{1b}]0;gone\u{7}\u{202e}\n</html>".to_owned() + &" more".repeat(60);
+    let page = "[html]\r\n<h1>403</h1>\u{1b}[2J\u{1b}]0;gone\u{7}\u{202e}\n</html>".to_owned() + &" more".repeat(60);
     let (scene, path, _dir) = scene(Fault::answer(403).body(&page).every(1)).await;
     scene.post(&kustomization_event("web", &sha(1)).failed("BuildFailed")).await;
     let (job, line) = refused(&path).await;
-    let harmless = r"answered 403 Forbidden: <html> <h1>403</h1>\u{1b}[2J\u{1b}]0;gone\u{7}\u{202e} </html> more";
+    let harmless = r"answered 403 Forbidden: [html] <h1>403</h1>\u{1b}[2J\u{1b}]0;gone\u{7}\u{202e} </html> more";
     assert!(line.contains(harmless) && line.ends_with('…'), "{line}");
     let shown = outbox(&path, &["show", &job]).await.expect("it works");
     assert!(shown.contains(harmless) && shown.contains(&" more".repeat(60)), "{shown}");

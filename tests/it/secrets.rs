@@ -196,13 +196,15 @@ async fn no_credential_shows_however_a_vendor_quotes_it() {
     let scene = Scene::with(forge, manifests, &[&flag]).await;
     for (number, quote) in QUOTES.into_iter().enumerate() {
         for status in [422, 503] {
-            scene.forge.fail(Fault::answer(status).echo().quoted(quote).times(2));
+            scene
+                .forge
+                .fail(Fault::answer(status).header("content-type", "application/json").echo().quoted(quote).times(2));
             scene.post(&kustomization_event(&format!("web-{status}"), &sha(number as u64))).await;
             scene.quiet().await;
         }
     }
     // What is still to be tried says why.
-    scene.forge.fail(Fault::answer(403).echo().quoted(QUOTES[0]).every(1));
+    scene.forge.fail(Fault::answer(403).header("content-type", "application/json").echo().quoted(QUOTES[0]).every(1));
     scene.post(&kustomization_event("web-403", &sha(9))).await;
     scene.quiet().await;
     let metrics = scene.herald.app.metrics.encode();
