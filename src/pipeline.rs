@@ -164,7 +164,7 @@ impl Pipeline {
         let mut skips = Vec::new();
         let received = Received { event, marks, stamp, shared: OnceLock::new() };
         for alert in &matched {
-            let view = self.view.provider(&alert.provider);
+            let view = self.view.provider(&alert.provider).or_else(|| self.view.unreadable(&alert.provider));
             let row = view.as_ref().and_then(|view| vendors::row(&view.provider.spec.kind));
             let kind = row.map_or("", |row| row.name);
             match self.job(&received, alert, view.as_deref(), row, effort) {

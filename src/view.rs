@@ -21,6 +21,9 @@ pub trait View: Send + Sync + 'static {
     fn provider_by_uid(&self, uid: &str) -> Option<Arc<ProviderView>>;
     /// Whether a Provider with that UID is there whose spec cannot be read.
     fn is_unreadable(&self, uid: &str) -> bool;
+    /// What can be read of the Provider of that name while its spec as a whole cannot: enough to tell what it is to be
+    /// told. Nothing is sent by it.
+    fn unreadable(&self, key: &Key) -> Option<Arc<ProviderView>>;
     /// The labels of an event's object. Asked only for kinds that some Alert selects by label.
     fn labels(&self, object: &InvolvedObject) -> LabelsView;
     /// Resolves when [`View::labels`] may answer otherwise than before this call.

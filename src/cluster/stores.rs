@@ -50,7 +50,7 @@ struct State {
     observed: HashMap<ObjectRef, Observed>,
     bad: HashMap<ObjectRef, String>,
     /// UIDs of Providers in `bad`.
-    unreadable: HashMap<Key, Arc<str>>,
+    unreadable: HashMap<Key, Unreadable>,
     version: u64,
 }
 
@@ -58,6 +58,13 @@ struct State {
 struct Named {
     secret: SecretView,
     by: BTreeSet<Key>,
+}
+
+/// A Provider that is there and whose spec cannot be read.
+struct Unreadable {
+    uid: Arc<str>,
+    /// See [`View::unreadable`].
+    view: Option<Arc<ProviderView>>,
 }
 
 impl Stores {
@@ -97,13 +104,25 @@ impl Stores {
     }
 
     /// An object that is there and cannot be read: it is left out, and says so. What waits for a Provider goes
-    /// on waiting.
-    pub fn apply_bad(&self, object: ObjectRef, uid: Arc<str>, observed: Observed, why: String) {
+    /// on waiting, and so does what comes for it as far as `readable` tells what that is.
+    pub fn apply_bad(
+        &self,
+        object: ObjectRef,
+        uid: Arc<str>,
+        readable: Option<Provider>,
+        observed: Observed,
+        why: String,
+    ) {
         if object.kind == ObjectKind::Provider {
-            let before = self.state.write().unreadable.insert(object.key.clone(), uid.clone());
+            let view = readable.map(|provider| {
+                let expression = view::expression(&provider.spec);
+                Arc::new(ProviderView { provider, expression, secrets: BTreeMap::new(), version: 0 })
+            });
+            let unreadable = Unreadable { uid: uid.clone(), view };
+            let before = self.state.write().unreadable.insert(object.key.clone(), unreadable);
             before
-                .filter(|before| *before != uid)
-                .inspect(|before| self.for_delivery.add((object.key.clone(), before.clone())));
+                .filter(|before| before.uid != uid)
+                .inspect(|before| self.for_delivery.add((object.key.clone(), before.uid.clone())));
         }
         self.take_out(&object);
         self.observe(object, observed, Some(why));
@@ -118,7 +137,7 @@ impl Stores {
         state.bad.remove(object);
         let unreadable = (object.kind == ObjectKind::Provider).then(|| state.unreadable.remove(&object.key)).flatten();
         drop(state);
-        if let Some(uid) = unreadable {
+        if let Some(Unreadable { uid, .. }) = unreadable {
             self.for_delivery.add((object.key.clone(), uid));
         }
         self.check_synced();
@@ -246,8 +265,8 @@ impl Stores {
         // Without the lock, which events wait for.
         let expression = view::expression(&provider.spec);
         let mut state = self.state.write();
-        let unreadable = state.unreadable.remove(&provider.meta.key).filter(|uid| *uid != provider.meta.uid);
-        unreadable.inspect(|uid| self.for_delivery.add((provider.meta.key.clone(), uid.clone())));
+        let unreadable = state.unreadable.remove(&provider.meta.key).filter(|of| of.uid != provider.meta.uid);
+        unreadable.inspect(|of| self.for_delivery.add((provider.meta.key.clone(), of.uid.clone())));
         let old = state.providers.remove(&provider.meta.key);
         for name in provider.spec.secret_names() {
             let secret = Key::new(provider.meta.key.namespace.clone(), name);
@@ -351,7 +370,11 @@ impl View for Stores {
     }
 
     fn is_unreadable(&self, uid: &str) -> bool {
-        self.state.read().unreadable.values().any(|unreadable| **unreadable == *uid)
+        self.state.read().unreadable.values().any(|unreadable| *unreadable.uid == *uid)
+    }
+
+    fn unreadable(&self, key: &Key) -> Option<Arc<ProviderView>> {
+        self.state.read().unreadable.get(key)?.view.clone()
     }
 
     fn labels(&self, object: &InvolvedObject) -> LabelsView {
@@ -393,7 +416,8 @@ mod tests {
     /// Nobody comes back for a Secret that no Provider names any more.
     #[test]
     fn what_is_waited_for_no_more_keeps_nobody_waiting() {
-        let bad = |stores: &Stores| stores.apply_bad(reference(), "uid".into(), Observed::default(), "bad".into());
+        let bad =
+            |stores: &Stores| stores.apply_bad(reference(), "uid".into(), None, Observed::default(), "bad".into());
         let without = |stores: &Stores| {
             let mut without = provider("uid");
             without.spec.secret_ref = None;
@@ -417,7 +441,7 @@ mod tests {
         let stores = Stores::default();
         let told = || stores.for_delivery.take().now_or_never().unwrap_or_default();
         let told_of = |uid: &str| told().iter().any(|(_, told)| **told == *uid);
-        let bad = |uid: &str| stores.apply_bad(reference(), uid.into(), Observed::default(), "bad".into());
+        let bad = |uid: &str| stores.apply_bad(reference(), uid.into(), None, Observed::default(), "bad".into());
         stores.apply_provider(provider("one"), Observed::default());
         bad("one");
         assert!(told_of("one") && stores.is_unreadable("one") && stores.provider_by_uid("one").is_none());

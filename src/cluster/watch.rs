@@ -63,6 +63,15 @@ async fn prepare(kind: ObjectKind, object: &DynamicObject, compute: &Compute) ->
     compute.run(&meta(object).key.namespace, move || matching::prepare(&heavy)).await.unwrap_or_default()
 }
 
+/// The part of a Provider that says what its notifications are, if that can be read.
+fn readable(object: &DynamicObject) -> Option<Provider> {
+    let mut spec = object.data.get("spec")?.as_object()?.clone();
+    spec.retain(|field, _| ["type", "commitStatusExpr", "suspend"].contains(&field.as_str()));
+    let spec: ProviderSpec = serde_json::from_value(spec.into()).ok()?;
+    let json = spec.commit_status_expr.is_some().then(|| Arc::new(json(ObjectKind::Provider, object)));
+    Some(Provider { meta: meta(object), spec, object: json })
+}
+
 /// Puts an object into the stores. Also used for files.
 pub fn apply(kind: ObjectKind, object: &DynamicObject, stores: &Stores, metrics: &Metrics) -> Key {
     let meta = meta(object);
@@ -93,7 +102,8 @@ pub fn apply(kind: ObjectKind, object: &DynamicObject, stores: &Stores, metrics:
                 "the object is left out until it is mended"
             );
         }
-        stores.apply_bad(bad, uid, observed, why);
+        let readable = (kind == ObjectKind::Provider).then(|| readable(object)).flatten();
+        stores.apply_bad(bad, uid, readable, observed, why);
     }
     key
 }

@@ -12,6 +12,7 @@ pub use metadata::{METADATA_CONFLICTS, clean, combine, conflicts};
 pub use notice::{CommitStatus, Message, Notice, Slot, State};
 pub use revision::{commit_of, own_commit};
 pub use status::{Wording, may_recover};
+pub use status_id::for_provider;
 
 use std::sync::{Arc, OnceLock};
 

@@ -61,6 +61,12 @@ pub fn default_id(object: &InvolvedObject, provider_uid: &str) -> Arc<str> {
     [object.kind.as_str(), "/", &object.name, "/", short].concat().to_lowercase().into()
 }
 
+/// A name by [`default_id`] as it is for another Provider; `None` for any other name.
+pub fn for_provider(name: &str, from: &str, to: &str) -> Option<Arc<str>> {
+    let short = |uid: &str| ["/", uid.split('-').next().unwrap_or_default()].concat().to_lowercase();
+    Some([name.strip_suffix(&short(from))?, &short(to)].concat().into())
+}
+
 /// Lower-case `kind/name`.
 pub fn label(object: &InvolvedObject) -> String {
     [object.kind.as_str(), "/", &object.name].concat().to_lowercase()

@@ -38,6 +38,7 @@ use self::strays::Strays;
 use self::suspension::Suspension;
 use self::troubles::Troubles;
 pub use self::verdict::{Scope, Verdict, verdict};
+use crate::api::Key;
 use crate::clock::Clock;
 use crate::compose::{Notice, text};
 use crate::ops::metrics::{Metrics, Outcome};
@@ -65,6 +66,12 @@ const LATE: Duration = Duration::from_secs(60);
 /// How often it is looked for what waits past its deadline. A look takes less than a microsecond for each
 /// job.
 const LOOK: Duration = Duration::from_secs(60);
+
+/// How long what waits for a deleted Provider waits for one of the same name.
+const MADE_AGAIN: Duration = Duration::from_secs(600);
+
+/// How long a deleted Provider is remembered: longer than any of its jobs sleeps.
+const DELETED_KNOWN: Duration = Duration::from_secs(2 * 3600);
 
 /// Jobs that one look gives up at most; then it is looked again.
 const EXPIRE: usize = 1000;
@@ -101,6 +108,8 @@ struct Inner {
     wake: Notify,
     /// Jobs under way.
     under_way: Arc<Mutex<Shares>>,
+    /// Providers that jobs wait for and that were deleted, by UID: the name, and since when that is known.
+    deleted: Mutex<HashMap<Arc<str>, (Key, Instant)>>,
     /// How often the delivery of a job panicked, where it did.
     panics: Mutex<HashMap<JobId, u32>>,
     /// Told after each round of claims, for [`Delivery::drain`].
@@ -157,6 +166,7 @@ impl Delivery {
             telling: Telling::default(),
             wake: Notify::new(),
             under_way: Arc::default(),
+            deleted: Mutex::default(),
             panics: Mutex::default(),
             round: Notify::new(),
             stopping: AtomicBool::new(false),
@@ -193,6 +203,8 @@ impl Delivery {
     /// contested is tried once more.
     pub fn provider_changed(&self, uid: &str) {
         self.0.changed(uid);
+        // Each of their jobs finds the new one.
+        self.0.predecessors(uid).iter().for_each(|old| self.0.outbox.wake(old));
         self.0.outbox.forget_speaker(uid);
         self.0.forget_sharing(uid);
         self.wake();
@@ -290,6 +302,9 @@ impl Delivery {
         if catch_unwind(AssertUnwindSafe(|| inner.conclude(&job, claim, ended))).is_err() {
             // What was lent to the job is given back all the same.
             inner.panicked(&job);
+        }
+        if before.is_none() {
+            inner.hand_over(job.new.subject.provider(), &job.new.provider);
         }
         if inner.provider_version(&job) != before {
             // It changed during the try, and the change could wake only what was waiting then.
@@ -428,7 +443,7 @@ impl Inner {
             if self.view.is_unreadable(uid) || self.view.provider_by_uid(uid).is_some() {
                 return self.again(job, verdict::parked(job.attempts), false, Why::unreadable());
             }
-            return Try::GivenUp(Outcome::Refused, Why::new("ProviderNotFound", "its Provider was deleted"));
+            return self.without_provider(job);
         };
         if view.provider.spec.suspend {
             return Try::Again { pause: verdict::parked(job.attempts), told: false, why: Why::suspended() };
@@ -479,6 +494,43 @@ impl Inner {
         let ended = sent.unwrap_or_else(|error| self.judge(job, &pass, wrote, error));
         self.keep(job, &pass);
         ended
+    }
+
+    /// A job whose Provider was deleted. One that is made again under the same name within ten minutes takes it over.
+    fn without_provider(&self, job: &Job) -> Try {
+        let why = Why::new("ProviderNotFound", "its Provider was deleted");
+        let (now, key) = (self.clock.now(), &job.new.provider);
+        let mut deleted = self.deleted.lock();
+        deleted.retain(|_, (_, since)| now.saturating_duration_since(*since) < DELETED_KNOWN);
+        let uid = job.new.subject.provider();
+        let (_, since) = *deleted.entry(uid.clone()).or_insert_with(|| (key.clone(), now));
+        drop(deleted);
+        if self.view.provider(key).is_some() {
+            return Try::Again { pause: Duration::ZERO, told: false, why };
+        }
+        match MADE_AGAIN.checked_sub(now.saturating_duration_since(since)) {
+            None | Some(Duration::ZERO) => Try::GivenUp(Outcome::Refused, why),
+            Some(left) => self.again(job, left, false, why),
+        }
+    }
+
+    /// Gives what waits for a deleted Provider to the one that has its name now.
+    fn hand_over(&self, uid: &str, key: &Key) {
+        if self.view.provider_by_uid(uid).is_some() || self.view.is_unreadable(uid) {
+            return;
+        }
+        let Some(view) = self.view.provider(key) else { return };
+        for job in self.outbox.hand_over(uid, &view.provider.meta.uid) {
+            self.report(&job, Outcome::Superseded, None);
+        }
+    }
+
+    /// The UIDs of deleted Providers that had the name of this one.
+    fn predecessors(&self, uid: &str) -> Vec<Arc<str>> {
+        let Some(view) = self.view.provider_by_uid(uid) else { return Vec::new() };
+        let deleted = self.deleted.lock();
+        let of_name = deleted.iter().filter(|(old, (key, _))| ***old != *uid && *key == view.provider.meta.key);
+        of_name.map(|(old, _)| old.clone()).collect()
     }
 
     /// What the vendor told the credential just now is for other processes too.

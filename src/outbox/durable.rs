@@ -268,6 +268,13 @@ impl Outbox for DurableOutbox {
         Some(job)
     }
 
+    /// The file keeps the Provider that a job came for; another process hands it over again.
+    fn hand_over(&self, from: &str, to: &Arc<str>) -> Vec<Job> {
+        let superseded = self.shared.queue.lock().hand_over(from, to);
+        superseded.iter().for_each(|job| self.calls.tell(Call::Forget(job.id)));
+        superseded
+    }
+
     fn expire(&self, limit: usize, is_late: &dyn Fn(&NewJob) -> bool) -> Vec<Job> {
         let late = self.shared.queue.lock().expire(limit, is_late);
         late.iter().for_each(|job| self.calls.tell(Call::Forget(job.id)));

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::repeats::RepeatKey;
 use crate::api::Key;
-use crate::compose::{Notice, Slot, State};
+use crate::compose::{self, Notice, Slot, State};
 
 /// Identifies a job within one outbox; rises.
 pub type JobId = u64;
@@ -94,6 +94,28 @@ pub struct NewJob {
 }
 
 impl NewJob {
+    /// The same for another Provider of the same name. A status that is named after the Provider is named after the
+    /// new one, as later statements about it are.
+    #[must_use]
+    pub fn for_provider(mut self, uid: &Arc<str>) -> Self {
+        let renamed = |name: &str, from: &str| compose::for_provider(name, from, uid);
+        match &mut self.subject {
+            Subject::Slot(slot) => {
+                if let Some(name) = renamed(&slot.name, &slot.provider) {
+                    slot.name = name;
+                }
+                if let Notice::CommitStatus(status) = &mut self.notice
+                    && let Some(name) = renamed(&status.name, &slot.provider)
+                {
+                    status.name = name;
+                }
+                slot.provider = uid.clone();
+            }
+            Subject::Stream { provider, .. } => *provider = uid.clone(),
+        }
+        self
+    }
+
     /// What goes first when not all can go: failures, then successes, then what is pending (rule R9).
     pub fn rank(&self) -> u8 {
         match &self.notice {

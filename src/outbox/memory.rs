@@ -95,6 +95,10 @@ impl Outbox for MemoryOutbox {
         self.queue.lock().discard(id)
     }
 
+    fn hand_over(&self, from: &str, to: &Arc<str>) -> Vec<Job> {
+        self.queue.lock().hand_over(from, to)
+    }
+
     fn expire(&self, limit: usize, is_late: &dyn Fn(&NewJob) -> bool) -> Vec<Job> {
         self.queue.lock().expire(limit, is_late)
     }

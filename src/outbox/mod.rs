@@ -234,6 +234,10 @@ pub trait Outbox: Send + Sync + 'static {
     /// under way.
     fn discard(&self, id: JobId) -> Option<Job>;
 
+    /// Gives what waits for one Provider, by UID, to another of the same name, in its place in the order. Those that a
+    /// later statement for the other took the place of come back, taken out. Looks at every job, under a lock.
+    fn hand_over(&self, from: &str, to: &Arc<str>) -> Vec<Job>;
+
     /// Takes jobs out that are late and not under way, `limit` at most, for good. Looks at every job,
     /// under a lock.
     fn expire(&self, limit: usize, is_late: &dyn Fn(&NewJob) -> bool) -> Vec<Job>;

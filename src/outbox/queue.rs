@@ -554,6 +554,61 @@ impl Queue {
         self.take_out(id, &subject.clone())
     }
 
+    /// See [`super::Outbox::hand_over`].
+    pub fn hand_over(&mut self, from: &str, to: &Arc<str>) -> Vec<Job> {
+        let idle = self.subjects.iter().filter(|(of, waiting)| **of.provider() == *from && !waiting.claimed);
+        let subjects: Vec<Subject> = idle.map(|(subject, _)| subject.clone()).collect();
+        let mut jobs = self.take_all(&subjects);
+        for job in &mut jobs {
+            job.new = Arc::new(NewJob::clone(&job.new).for_provider(to));
+        }
+        // Messages that came for the new one meanwhile follow.
+        let streams = jobs.iter().map(|job| &job.new.subject).filter(|of| matches!(of, Subject::Stream { .. }));
+        let followed: HashSet<Subject> = streams.filter(|of| self.subjects.contains_key(*of)).cloned().collect();
+        jobs.extend(self.take_all(&followed.into_iter().collect::<Vec<_>>()));
+        jobs.sort_unstable_by_key(|job| job.id);
+        let mut superseded = Vec::new();
+        for job in jobs {
+            if self.is_outdated(&job) {
+                superseded.push(job);
+                continue;
+            }
+            let Job { id, new, attempts, said, taken_up } = job;
+            let new = Arc::unwrap_or_clone(new);
+            let subject = new.subject.clone();
+            let cost = super::record::cost(&new);
+            self.shares.add(&new, &cost);
+            self.place(Incoming { id, new, cost, attempts, due: None }, taken_up);
+            let entry = self.subjects.get_mut(&subject).and_then(|waiting| waiting.jobs.back_mut());
+            if let Some(entry) = entry.filter(|entry| said && entry.id == id) {
+                entry.said = true;
+                self.looks += 1;
+            }
+        }
+        superseded
+    }
+
+    /// Takes everything about these subjects out that is not under way.
+    fn take_all(&mut self, subjects: &[Subject]) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for subject in subjects {
+            let Some(waiting) = self.subjects.get(subject) else { continue };
+            let ids: Vec<JobId> =
+                waiting.jobs.iter().skip(usize::from(waiting.claimed)).map(|entry| entry.id).collect();
+            jobs.extend(ids.into_iter().filter_map(|id| self.take_out(id, subject)));
+        }
+        jobs
+    }
+
+    /// Whether a later statement about the job's Slot waits or was made.
+    fn is_outdated(&self, job: &Job) -> bool {
+        let Some(slot) = Fingerprint::of_subject(&job.new.subject) else { return false };
+        match self.subjects.get(&job.new.subject) {
+            Some(waiting) => waiting.jobs.iter().any(|entry| entry.id > job.id),
+            None => self.settled.get(&slot).is_some_and(|latest| latest.arrived > job.new.stamp.arrived),
+        }
+    }
+
     /// See [`super::Outbox::expire`].
     pub fn expire(&mut self, limit: usize, is_late: &dyn Fn(&NewJob) -> bool) -> Vec<Job> {
         let mut late = Vec::new();

@@ -175,7 +175,9 @@ async fn a_wait_outlives_the_provider_that_was_told() {
     at(&forge, "one", "token").iter().for_each(|manifest| folder.remove(manifest));
     let second = herald(&forge, &folder, &[&outbox]).await;
     assert_eq!(second.post(&kustomization_event("two", &sha(2))).await, 202);
-    second.idle().await;
+    assert!(forge.until(DEADLINE, |forge| !forge.statuses(&sha(2)).is_empty()).await, "the other is told");
+    // What waits for the one that is gone stays, and goes nowhere.
+    parked(&second, 1).await;
     let requests = forge.requests();
     let back = requests[1].at - refused;
     assert!(back >= Duration::from_secs(7), "back after {back:?}");

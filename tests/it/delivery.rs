@@ -283,7 +283,7 @@ async fn what_is_held_for_longer_than_the_grace_does_not_keep_herald_from_ending
 }
 
 #[tokio::test]
-async fn what_waits_for_a_provider_that_is_removed_is_given_up() {
+async fn what_waits_for_a_provider_that_is_removed_is_kept_for_one_of_its_name() {
     let scene = Scene::of("github").await;
     scene.forge.token("a-better-token", Access::Write);
     scene.post(&kustomization_event("web", &sha(1))).await;
@@ -295,9 +295,11 @@ async fn what_waits_for_a_provider_that_is_removed_is_given_up() {
         scene.herald.app.stores.provider(&key).is_none().then_some(())
     })
     .await;
-    scene.herald.idle().await;
-    assert_eq!(scene.ended(Outcome::Refused), 1);
-    scene.end(2, 0).await;
+    parked(&scene).await;
+    assert_eq!((scene.ended(Outcome::Refused), scene.forge.requests().len()), (0, 2));
+    scene.folder.write(&git);
+    scene.folder.write(&secret("token", "token", "a-better-token"));
+    scene.end(3, 1).await;
 }
 
 #[tokio::test]

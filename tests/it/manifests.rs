@@ -1,16 +1,19 @@
 //! A directory of YAML in place of a cluster: what is read, what is left out, and how soon a
 //! change is in use.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use herald::api::Key;
+use herald::ops::metrics::Outcome;
 use herald::view::View;
 use serde_json::json;
 
 use crate::logs::Logs;
 use crate::scene::{CHANGED, Scene, TOKEN, forge, git, hook, token};
+use crate::support::clock::Ahead;
 use crate::support::flux::{Manifest, NAMESPACE, alert, kustomization_event, provider, secret, sha};
-use crate::support::forge::Forge;
+use crate::support::forge::{Fault, Forge};
 use crate::support::wait;
 
 /// Waits until Herald knows the Alert of that name, or does not.
@@ -201,12 +204,62 @@ async fn what_waits_outlives_a_provider_that_cannot_be_read() {
     logs.until(&["controllerKind=Alert", "name=all ", "Healthy", "InvalidSpec", "its condition Ready says"]).await;
     scene.folder.write(&token());
     scene.folder.write(&good);
-    // That it is gone and not only bad is news too.
+    // Deleted and there again, it finds what waited for it.
     scene.folder.remove(&leaving);
-    logs.until(&["name=more ", "given up", "its Provider was deleted"]).await;
+    logs.until(&["delivery failed", "name=hook ", "its Provider was deleted"]).await;
+    scene.folder.write(&hook(&scene.forge));
     scene.herald.idle().await;
     assert_eq!(scene.forge.statuses(&sha(1)).len(), 1);
+    scene.end(1, 2).await;
+}
+
+#[tokio::test]
+async fn what_comes_for_a_provider_that_cannot_be_read_waits_for_it() {
+    let logs = Logs::collect();
+    let forge = forge().await;
+    let good = git("gitea", &forge);
+    let scene = Scene::with(forge, [good.clone(), token(), alert("all", "git")], &[]).await;
+    scene.change("git", |folder| drop(folder.write(&good.clone().spec("timeout", 15)))).await;
+    scene.post(&kustomization_event("web", &sha(1))).await;
+    logs.until(&["delivery failed", "name=git ", "the spec of its Provider cannot be read"]).await;
+    scene.folder.write(&good);
+    scene.herald.idle().await;
+    assert_eq!(scene.states(&sha(1), &good.context("web")).len(), 1);
     scene.end(1, 1).await;
+}
+
+/// As `kubectl replace --force`, or a prune and an apply: the name is the same, the UID is not.
+#[tokio::test]
+async fn a_provider_that_is_made_again_takes_over_what_waited_for_its_name() {
+    let forge = forge().await;
+    let named = |provider: Manifest, uid: &str| provider.uid(uid);
+    let (old, new) = (named(git("gitea", &forge), "0ld-1"), named(git("gitea", &forge), "new-1"));
+    let (old_hook, new_hook) = (named(hook(&forge), "h00k-1"), named(hook(&forge), "h00k-2"));
+    let manifests = [old.clone(), old_hook.clone(), token(), alert("all", "git"), alert("more", "hook")];
+    let scene = Scene::with(forge, manifests, &[]).await;
+    scene.forge.fail(Fault::answer(503).every(1));
+    for number in 1..=20 {
+        scene.post(&kustomization_event(&format!("app-{number}"), &sha(number)).failed("BuildFailed")).await;
+    }
+    scene.change("git", |folder| folder.remove(&old)).await;
+    scene.change("hook", |folder| folder.remove(&old_hook)).await;
+    scene.change("git", |folder| drop(folder.write(&new))).await;
+    scene.change("hook", |folder| drop(folder.write(&new_hook))).await;
+    // A later statement about one of them comes before its failure is taken over, or after.
+    scene.post(&kustomization_event("app-1", &sha(1)).version(2000)).await;
+    scene.forge.recover();
+    scene.herald.idle().await;
+    for number in 1..=20 {
+        let statuses = scene.forge.statuses(&sha(number));
+        let newest = statuses.last().expect("it is told");
+        let expected = if number == 1 { "success" } else { "failure" };
+        assert_eq!(
+            (newest.state.as_str(), newest.context.as_str()),
+            (expected, &*new.context(&format!("app-{number}")))
+        );
+    }
+    assert_eq!(scene.ended(Outcome::Refused) + scene.ended(Outcome::Failed), 0);
+    scene.herald.stop().await;
 }
 
 #[tokio::test]
@@ -353,4 +406,35 @@ async fn two_providers_of_one_uid_are_two() {
     assert!(uids[0] != uids[1] && !uids.iter().any(|known| **known == *uid));
     assert_eq!(logs.count(&["one metadata.uid"]), 1);
     scene.end(1, 1).await;
+}
+
+#[tokio::test]
+async fn what_waits_for_a_deleted_provider_is_given_up_after_ten_minutes() {
+    let (forge, clock) = (forge().await, Arc::new(Ahead::default()));
+    forge.fail(Fault::answer(503).every(1));
+    let provider = git("gitea", &forge);
+    let scene = Scene::by(clock.clone(), forge, [provider.clone(), token(), alert("all", "git")]).await;
+    scene.post(&kustomization_event("web", &sha(1))).await;
+    let logs = Logs::collect();
+    scene.change("git", |folder| folder.remove(&provider)).await;
+    logs.until(&["delivery failed", "name=git ", "its Provider was deleted"]).await;
+    let outbox = &scene.herald.app.outbox;
+    let look = async |name: &str| {
+        outbox.wake(&provider.effective_uid());
+        // Another Provider wakes the dispatcher.
+        let other = self::provider("generic", name, "https://example.com/");
+        scene.change(name, |folder| drop(folder.write(&other))).await;
+    };
+    clock.turn(9);
+    look("first").await;
+    wait::until(CHANGED, "it is looked at", || async {
+        (outbox.counts().ready + outbox.counts().claimed == 0).then_some(())
+    })
+    .await;
+    assert_eq!(scene.ended(Outcome::Refused), 0);
+    clock.turn(1);
+    look("second").await;
+    logs.until(&["name=all ", "given up", "its Provider was deleted"]).await;
+    scene.herald.idle().await;
+    assert_eq!(scene.ended(Outcome::Refused), 1);
 }

@@ -158,3 +158,49 @@ fn statuses_go_before_messages_when_room_is_short() {
         block_on(outbox.put(vec![status_job(1, state, clock.now())])).expect("it needs no more room");
     }
 }
+
+#[test]
+fn what_is_handed_over_keeps_its_order_also_after_a_restart() {
+    let (dir, clock) = (tempfile::tempdir().expect("a folder"), TurnedClock::new());
+    clock.turn(Duration::from_secs(10_000));
+    let path = dir.path().join("outbox.db");
+    let limits = Limits::default();
+    let event = Arc::new(Event { message: "m".into(), ..Default::default() });
+    let (old, new): (Arc<str>, Arc<str>) = ("hook".into(), "hook-2".into());
+    let said = |number: usize, provider: &Arc<str>| {
+        let message = message(0, &event, clock.now());
+        NewJob { object: number.to_string().into(), ..message.for_provider(provider) }
+    };
+    let failure = status_job(1, State::Failure, clock.now());
+    let before = failure.subject.provider().clone();
+    let success = status_job(1, State::Success, clock.now()).for_provider(&new);
+    let outbox = open(&path, limits, &clock);
+    let jobs = [said(1, &old), failure, said(2, &old), said(3, &new), success, said(4, &new)];
+    for job in jobs {
+        block_on(outbox.put(vec![job])).expect("room");
+    }
+    let order = |outbox: &DurableOutbox| {
+        let mut order = Vec::new();
+        while let Some(job) = outbox.claim(clock.now(), 1).pop() {
+            assert_eq!(*job.new.subject.provider(), new);
+            if let Notice::CommitStatus(status) = &job.new.notice {
+                assert_eq!(status.state, State::Success);
+            } else {
+                order.push(job.new.object.to_string());
+            }
+            outbox.settle(&job, clock.now(), Settlement::Said);
+        }
+        order
+    };
+    // The first process takes them over and dies; its file still has them under the old Provider.
+    assert!(outbox.hand_over(&old, &new).is_empty());
+    let superseded = outbox.hand_over(&before, &new);
+    assert_eq!(superseded.len(), 1, "the failure gives way to the success that came later");
+    block_on(outbox.finish());
+    drop(outbox);
+    let outbox = open(&path, limits, &clock);
+    assert_eq!(outbox.counts().held, 5);
+    assert!(outbox.hand_over(&old, &new).is_empty());
+    assert_eq!(order(&outbox), ["1", "2", "3", "4"]);
+    assert_eq!(outbox.counts().held, 0);
+}
