@@ -227,6 +227,7 @@ async fn a_bare_kubectl_apply_of_the_folder_works() {
 /// Herald as `main` starts it: no waiting until it is ready.
 async fn start(api: &ApiServer) -> App {
     let flags = ["herald", "--events-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0"];
+    let flags = flags.into_iter().chain(["--allow-address=127.0.0.0/8"]);
     herald::install_tls_provider();
     App::start(&Cli::parse_from(flags), Source::Cluster(api.client().await.into())).await.expect("Herald starts")
 }

@@ -16,6 +16,11 @@ use super::{Space, forge, in_namespace, message, repository};
 /// A remote's text, which may be in the log and nowhere else.
 const REMOTE: &str = "words-of-the-remote";
 
+/// The same as the vendors say it.
+fn remote() -> String {
+    json!({"message": REMOTE}).to_string()
+}
+
 impl Space<'_> {
     /// The Events on an object with this reason, in no order.
     async fn events(&self, kind: &str, name: &str, reason: &str) -> Vec<Value> {
@@ -70,7 +75,7 @@ fn web(number: u64) -> FluxEvent {
 
 /// The forge refuses every write with this status, and says so in words of its own.
 fn refuse(forge: &Forge, status: u16) {
-    forge.fail(Fault::answer(status).body(REMOTE).writes().every(1));
+    forge.fail(Fault::answer(status).body(&remote()).writes().every(1));
 }
 
 #[tokio::test]
@@ -175,15 +180,15 @@ async fn what_waits_for_people_is_told_by_class() {
         ("broken", "ServerError", "500", Some(Fault::answer(500))),
         ("page", "UnexpectedAnswer", "page", Some(Fault::answer(200).body("<html>words-of-the-remote"))),
         ("moved", "UnexpectedAnswer", "redirected", Some(Fault::answer(301).header("location", "http://a.invalid/"))),
-        ("silent", "Unreachable", "connection broke", Some(Fault::reset())),
-        ("closed", "Unreachable", "cannot connect", None),
+        ("silent", "Unreachable", "no HTTP answer", Some(Fault::reset())),
+        ("closed", "Unreachable", "no HTTP answer", None),
     ];
     for (name, .., fault) in &cases {
         let address = if fault.is_some() { at(name) } else { format!("http://{closed}/acme/closed") };
         space.told_at(name, &address).await;
         if let Some(fault) = fault {
             let fault = fault.clone();
-            let fault = if *name == "page" { fault } else { fault.body(REMOTE) };
+            let fault = if *name == "page" { fault } else { fault.body(&remote()) };
             host(name).fail(fault.path(&format!("/{name}/")).every(1));
         }
     }

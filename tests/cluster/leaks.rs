@@ -149,7 +149,8 @@ async fn what_a_good_credential_meets_with_does_not_show_it() {
         ("proxied", "http", "git.invalid", Some(407), "Unauthorized"),
         ("proxykey", "http", "git.invalid", Some(422), "Rejected"),
         ("refused", "http", "closed", None, "Unreachable"),
-        ("tls", "https", &host, None, "TLSFailed"),
+        // What speaks no TLS is told from no other place without HTTP.
+        ("tls", "https", &host, None, "Unreachable"),
     ];
     let proxy = secret("proxies", "address", forge.url()).key("username", PROXY_USER).key("password", PROXY_PASSWORD);
     space.apply(&proxy).await;
@@ -173,11 +174,12 @@ async fn what_a_good_credential_meets_with_does_not_show_it() {
             if case == "proxied" {
                 provider = provider.spec("proxySecretRef", json!({"name": "proxies"}));
             }
-            if kind == "bitbucket" && matches!(case, "refused" | "tls") {
+            if kind == "bitbucket" && matches!(case, "refused" | "tls" | "proxied" | "proxykey") {
                 provider = provider.annotation("herald.sh/api-url", &format!("{scheme}://{host}/2.0/"));
             }
             if let Some(status) = status {
-                forge.fail(Fault::answer(status).body(&echo(kind, case)).path(&name).every(1));
+                let fault = Fault::answer(status).header("content-type", "application/json").body(&echo(kind, case));
+                forge.fail(fault.path(&name).every(1));
             }
             for manifest in [credentials, provider, alert(&name, &name)] {
                 space.apply(&manifest).await;
@@ -342,7 +344,7 @@ async fn what_an_app_is_given_and_gives_does_not_show() {
     let (log, _guard) = Log::printed();
     let herald = space.herald_with(space.client.clone(), &["--token-cache-max-size=0"]).await;
     for (number, (name, at, status, reason)) in (1..).zip(cases) {
-        forge.fail(Fault::answer(status).echo().path(at).every(1));
+        forge.fail(Fault::answer(status).header("content-type", "application/json").echo().path(at).every(1));
         let credentials = secret(name, "githubAppID", "42")
             .key("githubAppInstallationID", "77")
             .key("githubAppPrivateKey", &key.pkcs1());

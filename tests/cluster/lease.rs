@@ -44,7 +44,7 @@ impl Space<'_> {
         command
             .args(flags)
             .args(["--watch-all-namespaces=false", "--events-addr=127.0.0.1:0"])
-            .args(["--health-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0"])
+            .args(["--health-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0", "--allow-address=127.0.0.0/8"])
             .arg(format!("--outbox-path={}", scratch.path().join("outbox.db").display()))
             .env("RUNTIME_NAMESPACE", &self.name)
             .env("HOSTNAME", "first-pod")
