@@ -74,11 +74,20 @@ impl Recorded {
     }
 }
 
-/// What came of one step: the answer to the event, and the number of writes.
+/// What came of one step: the answer to the event, the number of writes, and that of reads where a row counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Outcome {
     status: u16,
     writes: usize,
+    reads: Option<usize>,
+}
+
+impl Outcome {
+    /// Of these requests; reads are counted where `like` counts them.
+    fn of(status: u16, requests: &[Recorded], like: Outcome) -> Self {
+        let writes = requests.iter().filter(|request| request.is_write()).count();
+        Self { status, writes, reads: like.reads.map(|_| requests.len() - writes) }
+    }
 }
 
 fn cases() -> Vec<Case> {
@@ -201,7 +210,7 @@ fn differences(peer_status: u16, peer: &[Recorded], status: u16, sent: &[Recorde
 fn differs_as_told(step: &Step, allowed: Outcome, status: u16, sent: &[Recorded]) -> Vec<String> {
     let mut wrong = Vec::new();
     let writes: Vec<&Recorded> = sent.iter().filter(|request| request.is_write()).collect();
-    let is = Outcome { status, writes: writes.len() };
+    let is = Outcome::of(status, sent, allowed);
     if is != allowed {
         wrong.push(format!("{is:?}, docs/parity.md says {allowed:?}: {sent:#?}"));
     }
@@ -318,8 +327,11 @@ impl Page {
         let outcome = |cell: &str| {
             let numbers: Vec<usize> = cell.split([',', ' ']).filter_map(|word| word.parse().ok()).collect();
             match numbers[..] {
-                [status, writes] => Outcome { status: u16::try_from(status).expect("a status"), writes },
-                _ => panic!("{cell:?} in docs/parity.md is not like \"202, 1 write\""),
+                [status, writes] => Outcome { status: u16::try_from(status).expect("a status"), writes, reads: None },
+                [status, writes, reads] => {
+                    Outcome { status: u16::try_from(status).expect("a status"), writes, reads: Some(reads) }
+                }
+                _ => panic!("{cell:?} in docs/parity.md is not like \"202, 1 write\" or \"202, 0 writes, 1 read\""),
             }
         };
         let differs = rows("Recorded cases that differ").into_iter().map(|row| {
@@ -338,8 +350,8 @@ impl Page {
         for ((name, number), (peer, herald)) in &self.differs {
             let case = cases.iter().find(|case| case.name == *name);
             let step = case.and_then(|case| case.steps.get(number - 1)).expect("a recorded case and a step of it");
-            let writes = step.requests.iter().filter(|request| request.is_write()).count();
-            assert_eq!(*peer, Outcome { status: step.status, writes }, "{name}: what the peer did was recorded");
+            let recorded = Outcome::of(step.status, &step.requests, *peer);
+            assert_eq!(*peer, recorded, "{name}: what the peer did was recorded");
             assert_ne!(peer, herald, "{name}: this is no difference");
         }
         for name in self.unhealthy.keys() {
