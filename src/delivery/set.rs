@@ -35,6 +35,11 @@ const LOOK: Duration = Duration::from_secs(1);
 /// been written before it.
 const ROUNDED: Duration = Duration::from_secs(2);
 
+/// Tries, or the time of a job that was tried, after which the job counts as the older of two statements that wait at
+/// two replicas.
+const TRIED_LONG: u32 = 3;
+const WAITED_LONG: Duration = Duration::from_secs(3);
+
 /// A write through another source may be under way this much longer, and take effect [`strays::LEAST`] after that.
 const LONGEST_WRITE: Duration = Duration::from_secs(60);
 
@@ -290,13 +295,16 @@ impl Inner {
         let newer = match seen.written {
             Some(written) if written > arrived + ROUNDED => true,
             Some(written) if written + ROUNDED < arrived => false,
-            // The vendor's times do not tell; a job that was tried before knows what was there then.
+            // The vendor's times do not tell. A job that was tried before knows what was there then; what came since
+            // may be an older statement that waited through the same outage, which had more tries by now.
             _ => {
                 let before = match known.map(|known| &known.said) {
                     Some(Said::Uncertain(before)) => before.as_deref(),
                     said => said.filter(|_| job.said),
                 };
-                (job.attempts > 0 || job.said) && before.is_some_and(|before| *before != seen.says)
+                let waited = self.clock.now() >= arrived + WAITED_LONG;
+                let tried = job.attempts >= TRIED_LONG || (job.attempts > 0 && waited);
+                (tried || job.said) && before.is_some_and(|before| *before != seen.says)
             }
         };
         newer && !self.is_ours(setting, seen) && !self.strays.says(place, *source, &seen.says)
