@@ -93,7 +93,10 @@ async fn with_every_vendor_hung_memory_is_bounded_and_nothing_is_wrong_afterward
     let asked = refused.iter().filter(|(_, status, after, _)| (*status, *after) == (503, Some(8))).count();
     assert!(asked > 0 && unanswered + asked == refused.len(), "{asked} of {} were asked to come again", refused.len());
     assert!(unanswered <= answers.len() / 100, "{unanswered} got no answer");
-    assert_eq!(herald.held(), max_jobs, "as many wait as may, and no more");
+    // Each of the two Providers may hold four times what is free: eight ninths of the room in all.
+    let may = max_jobs * 8 / 9;
+    let held = herald.held();
+    assert!((may - 2..=may + 2).contains(&held), "{held} wait, where {may} may");
     assert!(grown < GROWTH, "grew by {grown} bytes");
 
     // The vendors come back, and so do the senders.
