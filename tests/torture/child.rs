@@ -32,12 +32,14 @@ impl Child {
         let [events, health, metrics] = [(); 3].map(|()| format!("127.0.0.1:{}", free_port()));
         let mut all = vec![
             format!("--manifests={}", manifests.display()),
-            "--allow-address=127.0.0.0/8".to_owned(),
             format!("--outbox-path={}", scratch.path().join("outbox.db").display()),
             format!("--events-addr={events}"),
             format!("--health-addr={health}"),
             format!("--metrics-addr={metrics}"),
         ];
+        if !flags.iter().any(|flag| flag.starts_with("--allow-address")) {
+            all.push("--allow-address=127.0.0.0/8".to_owned());
+        }
         all.extend(flags.iter().map(|&flag| flag.to_owned()));
         let mut child = Self {
             events_url: format!("http://{events}/"),
@@ -76,6 +78,12 @@ impl Child {
         let metrics = self.get(&self.metrics).await.expect("it answers");
         let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("no metric {name} in {metrics}")).parse().expect("a number")
+    }
+
+    /// Its resident memory in bytes; none when it does not answer within a second.
+    pub async fn resident(&self) -> Option<f64> {
+        let metrics = self.get(&self.metrics).await?;
+        metrics.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes ")?.parse().ok())
     }
 
     /// Its outbox.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `colours` | thousands of changes, 30 % of the answers broken, a kill every 2 s: at rest every status is the last one, and none has the wrong colour; the same after an outage, and after all was refused and mended |
 //! | `restart` | what waits when the process is killed is told by the next one, once |
+//! | `tenant` | beside a tenant that means ill the platform's statuses are as right as without it and about as fast, memory is bounded, and no credential goes where it does not belong |
 //! | `flood` | with every vendor hung memory is bounded, senders are asked to come again, and nothing is wrong afterwards |
 //!
 //! `cargo test --test torture` takes about a minute and a half. `make torture` runs the same with the numbers of the
@@ -18,6 +19,7 @@ mod colours;
 mod flood;
 mod restart;
 mod sender;
+mod tenant;
 
 /// Whether `make torture` asks for the long form.
 fn long() -> bool {
